@@ -5,7 +5,7 @@
 A file of simulated votes on a quarter of a million comparisons, four raters each, is imported into a new store, on
 SQLite and then on PostgreSQL. The store is exported as an archive, as JSON lines and as a dataset; the archive fills
 another store, which has to give the same archive again. Every step is a process of its own; its start counts too.
-`--quick` does it with a few thousand judgments.
+`--quick` does it with 2,000 judgments.
 
 Figures without a prefix are the archive's on SQLite; `jsonl.` and `trl.` are the other formats', `postgres.` the other
 database's. `peak_mb` is the most any of the processes had in memory at once.
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgres"], default=["sqlite", "postgres"])
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    comparisons = 1000 if args.quick else args.comparisons
+    comparisons = 500 if args.quick else args.comparisons
     figures: dict[str, float | int | None] = {"judgments": comparisons * VOTES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -141,10 +141,10 @@ def main() -> None:
         folder = Path(name)
         for part in (EMPTY, FILLED, UNJUDGED, FEW):
             (folder / part).mkdir()
-        make_store(folder / FILLED)
+        for part, rankings in ((FILLED, None), (UNJUDGED, 0), (FEW, 1)):
+            if any(mistake.folder == part for mistake in mistakes):
+                make_store(folder / part, rankings=rankings)
         add_files_with_mistakes(folder / FILLED)
-        make_store(folder / UNJUDGED, rankings=0)
-        make_store(folder / FEW, rankings=1)
         port = taken.getsockname()[1]
         runs = [make_mistake(m, folder, port) for _ in range(1 if quick else REPEATS) for m in mistakes]
     seconds, processor_seconds = np.array(runs).T

@@ -128,7 +128,7 @@ def measure_bodies(folder: Path, clients: int, seconds: float) -> dict[str, floa
         quiet = asyncio.run(probe_health(served.address, seconds / 4))
         for name, access in (("nobody.", ()), ("lead.", (token, session))):
             with attack("bodies", served.address, clients, *access) as done:
-                asyncio.run(probe_health(served.address, 2))  # until the attack has begun
+                asyncio.run(probe_health(served.address, min(2, seconds)))  # until the attack has begun
                 ms = asyncio.run(probe_health(served.address, seconds))
             if done.total() < seconds:
                 sys.exit(f"the attack was hardly one: {done}")
@@ -185,14 +185,14 @@ def measure_imports(folder: Path, quick: bool) -> dict[str, float]:
     with start_postgres() as server:
         for name, url in (("sqlite", f"sqlite:///{folder}/import.db"), ("postgres", server.create_database("import"))):
             (folder / name).mkdir()
-            measured = measure_import(url, folder / name, rows, seconds=2 if quick else 60, votes=votes)
+            measured = measure_import(url, folder / name, rows, seconds=1 if quick else 60, votes=votes)
             figures |= {f"{name}.{key}": value for key, value in measured.items()}
     return figures
 
 
 PARTS = {
-    "bodies": lambda folder, quick: measure_bodies(folder, 20, 2 if quick else 60),
-    "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 2) if quick else (3000, 500, 60))),
+    "bodies": lambda folder, quick: measure_bodies(folder, *((8, 1) if quick else (20, 60))),
+    "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 1) if quick else (3000, 500, 60))),
     "cards": lambda folder, quick: measure_cards(most=8 if quick else None),
     "imports": measure_imports,
 }

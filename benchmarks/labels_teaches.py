@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     with tempfile.TemporaryDirectory() as folder:
         backbone = Backbone(args.backbone, max_length=64 if args.quick else args.max_length)
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
-        for name in ("mt_bench", "llmfao"):
+        for name in ("mt_bench",) if args.quick else ("mt_bench", "llmfao"):
             votes, pairs = read_set(Path(args.data) / SETS[name], 60 if args.quick else None)
             features = cache.features(list_chats(pairs))
             found = compare_on_set(votes, pairs, features, seeds=1 if args.quick else SEEDS)

@@ -102,10 +102,10 @@ def _run(module: str, arguments: list[str], env: dict[str, str], cwd: str, strea
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def run_module(module: str, *arguments: object, env: Mapping[str, str] = os.environ) -> Outcome:
+def run_module(module: str, *arguments: object, env: Mapping[str, str] = os.environ, cwd: str | Path = ".") -> Outcome:
     """Run `python -m module *arguments`, or a script, in a forked process to its end."""
     with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
-        process = ForkedProcess(module, arguments, env, [out.fileno(), errors.fileno()])
+        process = ForkedProcess(module, arguments, env, [out.fileno(), errors.fileno()], cwd)
         code = process.wait()
         out.seek(0)
         errors.seek(0)

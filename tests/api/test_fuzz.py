@@ -95,7 +95,7 @@ class Site:
                 "phases": {"coverage": {"enabled": coverage}},
                 "generation": {
                     "deterministic": True,
-                    "max-examples": 5,
+                    "max-examples": 5 if coverage else 2,
                     "no-shrink": True,
                     "database": "none",
                 },

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 import yaml
 
 from checkout import ROOT
 from command_line import Outcome, run_command
+from forked_processes import ForkedProcess, run_module
 from plain_words import assert_plain
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
@@ -219,12 +221,9 @@ def test_the_flag_is_blamed_for_what_the_flag_said_and_the_file_for_what_the_fil
     assert "bad.yaml:2: expected YAML" in line
 
 
-def run_process(*words: object, **kwargs) -> Outcome:
+def run_process(*words: object, cwd: Path) -> Outcome:
     """Run a command in a process of its own: what the parser refuses is said in one line by `main`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", *map(str, words)], capture_output=True, text=True, check=False, **kwargs
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return run_module("rlhf_hitl", *words, cwd=cwd)
 
 
 @pytest.mark.parametrize(
@@ -262,15 +261,18 @@ def test_what_the_parser_refuses_is_said_in_the_same_form(words, said, tmp_path)
 def test_an_error_is_printed_once_where_json_and_errors_go_to_one_place(tmp_path):
     """Two readers get it once each; on a terminal, and in a file that has both, it stood twice."""
     for words in (["evaluate", "--model", "1", "--json"], ["raters", "list", "--json", "--store", "sqlite:///no.db"]):
-        command = [sys.executable, "-m", "rlhf_hitl", *words]
-        both = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+        both = run_in_one_stream(*words, cwd=tmp_path)
         apart = run_process(*words, cwd=tmp_path)
-        assert json.loads(both.stdout) == json.loads(apart.stdout) == {"error": the_line(apart).removeprefix("error: ")}
-        plain = subprocess.run(
-            [word for word in command if word != "--json"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
-        )  # fmt: skip
-        assert plain.stdout == apart.stderr
+        assert json.loads(both) == json.loads(apart.stdout) == {"error": the_line(apart).removeprefix("error: ")}
+        assert run_in_one_stream(*(word for word in words if word != "--json"), cwd=tmp_path) == apart.stderr
+
+
+def run_in_one_stream(*words: str, cwd: Path) -> str:
+    """Run a command whose standard output and standard error are one file, and return what is in it."""
+    with TemporaryFile("w+") as file:
+        ForkedProcess("rlhf_hitl", words, os.environ, [file.fileno()] * 2, cwd).wait()
+        file.seek(0)
+        return file.read()
 
 
 # --- data
@@ -422,7 +424,7 @@ def test_simulated_raters_without_work_say_why(sqlite_store, add_comparisons):
 
 
 def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(sqlite_store, add_comparisons, tmp_path):
-    add_comparisons(sqlite_store, 20_000)
+    add_comparisons(sqlite_store, 3000)
     process = subprocess.Popen(
         [sys.executable, "-m", "rlhf_hitl", "simulate", "--judgments", "100000", "--store", sqlite_store.url],
         env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
@@ -434,7 +436,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(sqlite_store,
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "error: interrupted: the judgments made so far are kept. The same command makes more\n"
-    assert 0 < count_judgments(sqlite_store) < 20_000
+    assert 0 < count_judgments(sqlite_store) < 3000
 
 
 def count_judgments(store: Store) -> int:

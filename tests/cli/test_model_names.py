@@ -5,17 +5,24 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from checkout import ROOT
 from command_line import Outcome, run_command
 from rlhf_hitl import simulate
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.formats.importing import import_bundled
+from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.model_card import render_card
+from rlhf_hitl.store import Store
 from rlhf_hitl.store.reward_models import (
     MONTHS,
     RewardModelRecord,
@@ -159,21 +166,43 @@ def test_a_model_is_called_by_its_name_where_the_store_knows_its_id(named):
 # --- on the command line
 
 
-@pytest.fixture
-def trained(sqlite_store, tiny_model, tmp_path):
-    """A store with two reward models, and a way to run commands on it."""
-    import_bundled(sqlite_store)
-    simulate.judge_queue(sqlite_store, 90)
+def run_on(url: str, workspace: Path, *words: object, code: int = 0) -> Outcome:
+    """Run a command on the store at `url`, which has to end with exit code `code`."""
+    done = run_command(*words, "--store", url, env={"RLHF_HITL_WORKSPACE": str(workspace), "COLUMNS": "300"})
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
 
-    def run(*words: object, code: int = 0) -> Outcome:
-        env = {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace"), "COLUMNS": "300"}
-        done = run_command(*words, "--store", sqlite_store.url, env=env)
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
 
+@pytest.fixture(scope="module")
+def trained_folder(sqlite_template, tiny_model, tmp_path_factory) -> Path:
+    """What `trained` copies: a part of the bundled set, judged by simulated raters too, and two models of it."""
+    folder = tmp_path_factory.mktemp("named")
+    url = f"sqlite:///{folder}/preferences.db"
+    shutil.copy(sqlite_template, folder / "preferences.db")
+    with (ROOT / "rlhf_hitl" / "bundled" / "set.jsonl").open(encoding="utf-8") as lines:
+        (folder / "part.jsonl").write_text("".join(islice(lines, 60)), encoding="utf-8")
+    with Store.open(url) as store:
+        import_path(store, folder / "part.jsonl", format="native", pairs="all")
+        simulate.judge_queue(store, 90)
     for layer in (1, 2):
-        run("train-reward", "--backbone", tiny_model, "--layer", layer)
-    return run
+        run_on(url, folder / "workspace", "train-reward", "--backbone", tiny_model, "--layer", layer)
+    return folder
+
+
+@pytest.fixture
+def trained(sqlite_store, trained_folder, tmp_path):
+    """A store with two reward models, and a way to run commands on it."""
+    with (
+        closing(sqlite3.connect(trained_folder / "preferences.db")) as made,
+        closing(sqlite3.connect(tmp_path / "preferences.db")) as copy,
+    ):
+        made.backup(copy)
+    shutil.copytree(trained_folder / "workspace", tmp_path / "workspace")
+    with sqlite_store.write() as conn:
+        for model in list_reward_models(sqlite_store):
+            path = tmp_path / Path(model.path).relative_to(trained_folder)
+            conn.execute(reward_models.update().where(reward_models.c.id == model.id).values(path=str(path)))
+    return partial(run_on, sqlite_store.url, tmp_path / "workspace")
 
 
 def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trained, sqlite_store, tmp_path):
@@ -294,8 +323,8 @@ def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(tra
     assert json.loads(trained("evaluate", "--name", "first", "--data", rows, "--json").stdout)["n"] == 1
 
 
-def test_an_empty_name_of_a_model_is_refused_as_of_a_variable_that_is_not_set(sqlite_store):
-    import_bundled(sqlite_store)
+def test_an_empty_name_of_a_model_is_refused_as_of_a_variable_that_is_not_set(sqlite_store, add_comparisons):
+    add_comparisons(sqlite_store, 1)
     add_reward_model(sqlite_store, make_record("m_one", DAY))
     for words in (
         ["evaluate", "--reward-model", ""],

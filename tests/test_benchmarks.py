@@ -106,6 +106,22 @@ def test_prediction_powered_intervals_are_measured_against_plain_ones(shared_dat
         assert 0 < figures[f"width_ratio{word}"] < 1.5
 
 
+def test_labels_that_acquisition_rules_need_are_counted_on_real_votes(shared_data, tiny_model):
+    flags = "--data", str(shared_data), "--backbone", str(tiny_model), "--sets", "mt_bench", "--rules", "auto"
+    figures = quick("label_efficiency.py", *flags)
+    assert figures["mt_bench.label_share.random"] == pytest.approx(1)
+    assert 0 < figures["mt_bench.label_share"] == figures["mean_label_share"] <= 1.25
+    assert figures["mt_bench.label_share.low"] <= figures["mt_bench.label_share.high"]
+
+
+def test_ordering_a_pool_is_timed():
+    figures = quick("route_scale.py")
+    assert figures["seconds"] == max(
+        figures[f"{rule}.seconds"] for rule in ("random", "d-optimal", "double-reverse-thompson")
+    )
+    assert figures["d-optimal.prompts"] == figures["batch"], "one comparison of a prompt before the next turn"
+
+
 @pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
 def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
     figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))

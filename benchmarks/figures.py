@@ -263,6 +263,69 @@ def draw_doubt(f: dict[str, Any]) -> str:
     )
 
 
+def draw_label_efficiency(f: dict[str, Any]) -> str:
+    def name(figure: str, rule: str) -> str:
+        return figure if rule == "auto" else f"{figure}.{rule}"
+
+    def make_cell(figure: str, rule: str) -> str:
+        key = name(figure, rule)
+        return f"{f[key]:.2f} ({f[f'{key}.low']:.2f} to {f[f'{key}.high']:.2f})"
+
+    listed = {k.removeprefix("mean_label_share.") for k in f if k.startswith("mean_label_share.")}
+    rules = sorted(
+        (rule for rule in listed if not rule.endswith(("low", "high"))), key=lambda rule: f[f"mean_label_share.{rule}"]
+    )
+    sets = ("hh", "mt_bench", "llmfao")
+    rows = "".join(
+        f"| {'**auto**' if rule == 'auto' else rule} | {make_cell('mean_label_share', rule)} | "
+        + " | ".join(make_cell(f"{of}.label_share", rule) for of in sets)
+        + " |\n"
+        for rule in ("auto", *rules)
+    )
+    sizes = ", ".join(f"{of}: {f[f'{of}.budget']} of {f[f'{of}.pool']}" for of in sets)
+    return (
+        "| rule | mean | HH | MT-Bench | LLMFAO |\n| --- | ---: | ---: | ---: | ---: |\n"
+        + rows
+        + f"\nBudgets of labels, and the pools they are asked of: {sizes}.\n"
+    )
+
+
+def draw_automation(f: dict[str, Any]) -> str:
+    def make_row(name: str, key: str) -> str:
+        return "".join(
+            f"| {name}, {bound} % | {f[f'{key}.coverage_at_{bound}']:.1%} | {f[f'{key}.oracle_at_{bound}']:.1%} | "
+            f"{f[f'{key}.violations_at_{bound}']:.1%} |\n"
+            for bound in (10, 5)
+        )
+
+    ways = (("cascade.head_alone", "the head alone"), ("cascade.gpt4_alone", "GPT-4 alone"), ("cascade", "both"))
+    cascade = "".join(
+        f"| {name} | {f[f'{key}.coverage_at_10']:.1%} | {f[f'{key}.coverage_at_5']:.1%} | "
+        f"{max(f[f'{key}.violations_at_10'], f[f'{key}.violations_at_5']):.1%} |\n"
+        for key, name in ways
+    )
+    power = "".join(
+        f"| {name} | {f[f'{key}.share_at_20']:.1%} | {f[f'{key}.share_at_15']:.1%} |\n"
+        for key, name in (("power", "250 labels"), ("power.with_training", "and 1,000 training labels out of fold"))
+    )
+    return (
+        f"| set, errors of at most | accepted | an oracle accepts | bound broken (delta is {f['delta']:.0%}) |\n"
+        "| --- | ---: | ---: | ---: |\n" + make_row("MT-Bench", "mt_bench") + make_row("LLMFAO", "llmfao") + "\n"
+        "| MT-Bench, asked in turn | accepted at 10 % | at 5 % | bound broken |\n| --- | ---: | ---: | ---: |\n"
+        + cascade
+        + "\n| *simulated* judges: accepted, of what an oracle accepts | at 20 % | at 15 % |\n| --- | ---: | ---: |\n"
+        + power
+        + f"\nThe bound was broken in at most {f['power.broken']:.1%} of the simulated splits of any kind.\n"
+    )
+
+
+def draw_route_scale(f: dict[str, Any]) -> str:
+    rules = [k.removesuffix(".seconds") for k in f if k.endswith(".seconds")]
+    return "| rule | seconds | peak memory |\n| --- | ---: | ---: |\n" + "".join(
+        f"| {rule} | {f[f'{rule}.seconds']:.1f} | {f[f'{rule}.peak_mb']:,.0f} MB |\n" for rule in rules
+    )
+
+
 def draw_ppi(f: dict[str, Any]) -> str:
     words = {"wins": "the head", "judge": "GPT-4", "both": "the mean of both", "ceiling": "a perfect word"}
     rows = "".join(
@@ -437,6 +500,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "crash": draw_crash,
     "error_latency": draw_error_latency,
     "rater_latency": draw_rater_latency,
+    "automation": draw_automation,
+    "label_efficiency": draw_label_efficiency,
     "labels_accuracy": draw_labels_accuracy,
     "labels_adaptive": draw_labels_adaptive,
     "labels_simulation": draw_labels_simulation,
@@ -447,6 +512,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "reward_head": draw_reward_head,
     "reward_scoring": draw_reward_scoring,
     "reward_training": draw_reward_training,
+    "route_scale": draw_route_scale,
     "vs_label_studio": draw_vs_label_studio,
 }
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from rlhf_hitl.formats import archive
 from rlhf_hitl.store import Store, table_copy
+from rlhf_hitl.store.db import list_schema_versions
 from rlhf_hitl.store.tables import Utc, metadata
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import (
@@ -274,7 +275,7 @@ def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
             z.writestr(f"{table}.ndjson", text)
         whole = {
             "kind": archive.KIND,
-            "schema_version": table_copy.list_schema_versions()[0],
+            "schema_version": list_schema_versions()[0],
             "tables": entries,
         } | manifest
         named = {make_image(i).id: make_image(i).png or b"" for i in range(12)}

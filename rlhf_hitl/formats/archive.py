@@ -31,6 +31,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_file, check_may_write, make_private_folder
 from rlhf_hitl.formats.limits import Limits
 from rlhf_hitl.store import Store, imports, table_copy
+from rlhf_hitl.store.db import list_schema_versions
 from rlhf_hitl.store.earlier_version import open_earlier_version
 from rlhf_hitl.store.tables import images
 from rlhf_hitl.types import ImagePart
@@ -70,7 +71,7 @@ def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress:
         with packed as archive, _open_snapshot(store) as conn:
             manifest = {
                 "kind": KIND,
-                "schema_version": table_copy.list_schema_versions()[0],
+                "schema_version": list_schema_versions()[0],
                 "rlhf_hitl_version": __version__,
                 "tables": _write_tables(archive, conn, progress),
             }
@@ -114,7 +115,7 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
                 return list(next(rows)), (row for row in rows if bar.update() or True)
 
             version = manifest["schema_version"]
-            if version == table_copy.list_schema_versions()[0]:
+            if version == list_schema_versions()[0]:
                 _check_tables(tables, table_copy.TABLE_COLUMNS, read_table, str(path))
                 table_copy.fill_store(store, conn, lambda table: read_table(table)[1])
             else:
@@ -257,7 +258,7 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
         manifest = json.loads(member.read(BLOCK_BYTES))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _make_damage_error(place, "it is not a manifest of this program")
-    versions = table_copy.list_schema_versions()
+    versions = list_schema_versions()
     if (version := manifest.get("schema_version")) not in versions:
         raise BadInput(
             f"{path} of version {version}",

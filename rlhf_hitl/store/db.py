@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Store:
     @property
     def schema_version(self) -> str:
         """The version of the tables that this code reads and writes; every open store has it."""
-        return str(ScriptDirectory.from_config(make_alembic_config()).get_current_head())
+        return list_schema_versions()[0]
 
     def read_version(self) -> str | None:
         """Return the version of the tables that the database has now."""
@@ -178,13 +178,11 @@ class Store:
             return {name: str(conn.exec_driver_sql(query.format(name)).scalar_one()) for name in names}
 
     def _check_version(self, create: bool) -> None:
-        script = ScriptDirectory.from_config(make_alembic_config())
-        head = script.get_current_head()
+        head, *_ = revisions = list_schema_versions()
         with self._engine.connect() as conn:
             version = MigrationContext.configure(conn).get_current_revision()
         if version == head:
             return
-        revisions = {r.revision for r in script.walk_revisions()}
         if version is not None and version not in revisions:
             raise BadInput(
                 f"store {self.safe_url} of version {version}",
@@ -354,6 +352,16 @@ def run_migrations(conn: Connection, seal: Callable[[str], str], version: str = 
     with _UPGRADE_LOCK:
         command.upgrade(config, version)
     return "secrets_replaced" in config.attributes
+
+
+@cache
+def list_schema_versions() -> tuple[str, ...]:
+    """Return every version the tables have had, newest first; this code reads and writes the newest.
+
+    Alembic compiles all migrations anew each time it is asked, which took most of the time of opening a store.
+    """
+    scripts = ScriptDirectory.from_config(make_alembic_config()).walk_revisions()
+    return tuple(s.revision for s in scripts)
 
 
 def make_alembic_config() -> Config:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
-from alembic.script import ScriptDirectory
 from sqlalchemy import exc
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.db import Store, make_alembic_config
+from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.engines import WAL_PAGES
 from rlhf_hitl.store.reference_checks import check_references
 from rlhf_hitl.store.row_checks import CHECKS, RowChecks
@@ -47,13 +46,6 @@ ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1}
 
 PlainRow = Sequence[Any]
 _POSTGRES = postgresql.dialect()
-
-
-@cache
-def list_schema_versions() -> tuple[str, ...]:
-    """Return every version the copied tables have had, newest first; this code reads and writes the newest."""
-    scripts = ScriptDirectory.from_config(make_alembic_config()).walk_revisions()
-    return tuple(s.revision for s in scripts)
 
 
 def count_table_rows(conn: Connection) -> dict[str, int]:

@@ -159,8 +159,8 @@ def test_accepted_comparisons_come_in_pages_and_what_changed_is_told(site):
     shown = [row["id"] for row in first["rows"]]
     newest = max(row["seq"] for row in first["rows"])
 
-    assert site.call(lead, "escalate", id=made[4].id) == {"sent": True}
-    assert site.call(lead, "escalate", id=made[4].id) == {"sent": False}
+    assert site.call(lead, "escalate", id=made[4].id) == {"sent": True, "exported": None}
+    assert site.call(lead, "escalate", id=made[4].id) == {"sent": False, "exported": None}
     accept(store, "Another?")
     changes = site.call(lead, "open", shown=shown, newest=newest)["accepted"]
     assert changes == {"total": 5, "newer": 1, "routes": {made[4].id: "escalated", made[3].id: "auto"}}

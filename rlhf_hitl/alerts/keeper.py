@@ -14,7 +14,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.alerts import Alert, update_alerts
 
 LOOK_INTERVAL = 60.0  # seconds between two looks, at least
-#: A look that takes long is followed by a pause so many times as long.
+#: A look at all rules that takes long is followed by a pause so many times as long; audits are watched meanwhile.
 PAUSE_TIMES = 50
 #: A clock that goes so many seconds more or less than have passed has jumped.
 JUMP_SECONDS = 300.0
@@ -78,14 +78,19 @@ class AlertKeeper:
         return look(self.store, self.settings, self.config, leave_out=left_out)
 
     def _run(self) -> None:
-        pause = self.interval
-        while not self._stop.wait(pause):
+        from rlhf_hitl.routing.audit import watch_audits
+
+        look_from = 0.0
+        while not self._stop.wait(self.interval):
             begun = time.monotonic()
             try:
-                self.look_again()
+                if begun >= look_from:
+                    self.look_again()
+                    look_from = begun + PAUSE_TIMES * (time.monotonic() - begun)
+                else:
+                    watch_audits(self.store)  # what may stop automation is watched every time
             except Exception as e:  # of any kind: the thread has to go on
                 log.error("alerts cannot be looked at", exc_info=e)
-            pause = max(self.interval, PAUSE_TIMES * (time.monotonic() - begun))
 
 
 def _compare_clocks() -> float:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
 
-DRAW_CHOICES = 2**48  # a draw below a share of these makes a control
-
 
 @dataclass(frozen=True)
 class ReviewProgress:
@@ -339,17 +337,18 @@ class RoundSteps:
     def _choose_pairs(self, prompts: list[Prompt], completions: list[Completion]) -> ChosenPairs:
         """Return the pairs that the rule chooses; none where pairs are drawn, or before there is a reward model."""
         from rlhf_hitl.routing.pairing import choose_pairs
+        from rlhf_hitl.routing.router import CONTROL_CHOICES
 
         if self.config.pairing == "random" or (model := self.reward_models.get(self.round - 1)) is None:
             return {}
-        most = self.config.control_share * DRAW_CHOICES
+        most = self.config.control_share * CONTROL_CHOICES
         return choose_pairs(
             model,
             prompts,
             completions,
             self.config.pairing,
             per_prompt=self.config.pairs_per_prompt,
-            is_control=lambda prompt: self.store.draw("pairing", prompt.id, DRAW_CHOICES) < most,
+            is_control=lambda prompt: self.store.draw("pairing", prompt.id, CONTROL_CHOICES) < most,
             seed=self.seed,
         )
 

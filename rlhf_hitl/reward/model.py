@@ -94,11 +94,6 @@ class RewardModel:
         """Return how unlike the training prompts each conversation is, (n,); None where that was not measured."""
         return None if self.novelty is None else self.novelty(features)
 
-    def is_unlike_training(self, score: Score) -> bool:
-        """Whether this model's score is of a comparison unlike those it has learnt: it is less certain than of nearly
-        all of those when their prompts were left out."""
-        return score.uncertainty > self.head.usual_uncertainty
-
     def find_mostly_style(self, comparisons: Sequence[Comparison], scores: Sequence[Score]) -> np.ndarray:
         """Return for which of its scores more than half of the margin goes with length and format, (n,) bool."""
         effects = self.head.style_effects

@@ -47,9 +47,9 @@ class Acceptance:
     """What may be accepted of a pool.
 
     Attributes:
-        threshold: what the model's confidence has to reach.
-        demanded: project → the threshold there, where a lead demands another.
-        cascade: the judges that are heard beside the model; None: none is.
+        threshold: what the model's confidence has to reach where no judge is heard.
+        demanded: project → that threshold there, where a lead demands another.
+        cascade: the judges that are heard beside the model, with their threshold; None: none is.
         judged: project → the cascade's threshold there, where a lead demands another.
         unheard: why no judge is heard although some are named.
         bar: what is more uncertain than its value looks unlike the training prompts, and is not accepted.
@@ -65,15 +65,18 @@ class Acceptance:
     halted: Mapping[str, str] = field(default_factory=dict)
 
     def weigh(self, score: Score, project: str) -> Standing:
-        """Return how sure the model is and has to be; where it is not sure enough and a judge has voted, how sure they
-        are together and have to be."""
-        alone = Standing(score.probability, self.demanded.get(project, self.threshold))
-        if self.cascade is None or alone.confidence >= alone.threshold.value:
-            return alone
+        """Return how sure the model is, or the model and the judges who have voted, and how sure they have to be.
+
+        Where judges are heard, their threshold is that of the model's own word, too: it was tested with both, and two
+        tests at the full delta would break the bound more often than one.
+        """
+        if self.cascade is None:
+            return Standing(score.probability, self.demanded.get(project, self.threshold))
+        threshold = self.judged.get(project, self.cascade.threshold)
         together = self.cascade.compute_confidence(score)
-        if together is None:
-            return alone
-        return Standing(together, self.judged.get(project, self.cascade.threshold), " and ".join(self.cascade.names))
+        if together is None or score.probability >= threshold.value:
+            return Standing(score.probability, threshold)
+        return Standing(together, threshold, " and ".join(self.cascade.names))
 
 
 def choose_acceptance(store: Store, model: RewardModel, config: RoutingConfig, scores: Sequence[Score]) -> Acceptance:

@@ -15,20 +15,20 @@ import numpy as np
 
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
-from rlhf_hitl.routing.acquisition_names import Rule
+from rlhf_hitl.routing.acquisition_names import RULES, Rule
 from rlhf_hitl.routing.batches import Pool, score_alone
 from rlhf_hitl.routing.gain_record import Gain
 from rlhf_hitl.wording import say_count
 
 #: What `auto` takes until another rule is measured to gain more, and which others may.
 DEFAULT_RULE: Rule = "d-optimal"
-CHALLENGERS: tuple[Rule, ...] = ("random", "least-margin", "mutual-information", "optimistic-gaps")
+CHALLENGERS: tuple[Rule, ...] = tuple(rule for rule in RULES if rule != DEFAULT_RULE)
 #: With fewer labels, or fewer drawn at random, the default stays.
 FEWEST_LABELS, FEWEST_CONTROLS = 60, 24
 #: The share of the labels that a rule would have asked for.
 ASKED_SHARE = 1 / 3
 #: Standard errors above which a gain is clear: one-sided at 5 % for the challengers together (Bonferroni).
-CLEARLY = 2.24
+CLEARLY = 2.45
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import sqlalchemy as sa
 
@@ -94,9 +94,3 @@ def read_prompt_samples(store: Store, newest: int) -> PromptSamples | None:
         new = new.offset((blocks - 1) * newest).limit(newest)
         samples = [[parse_messages(m) for m in conn.execute(query).scalars()] for query in (learnt, new)]
     return PromptSamples(model.id, samples[0], samples[1], blocks - 1) if samples[0] else None
-
-
-def find_newest_prompt(store: Store) -> datetime | None:
-    """Return when the newest prompt came."""
-    with store.read() as conn:
-        return conn.execute(sa.select(sa.func.max(prompts.c.created_at))).scalar()

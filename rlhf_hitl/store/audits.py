@@ -100,12 +100,6 @@ def count_undecided(store: Store, project: str, *, after_decision: int = 0) -> i
         return conn.execute(query.where(audits.c.number.is_(None), audits.c.seq > after_decision)).scalar_one()
 
 
-def read_revision(store: Store) -> int:
-    """Return how many outcomes were ever written."""
-    with store.read() as conn:
-        return conn.execute(sa.select(sa.func.coalesce(sa.func.max(audits.c.number), 0))).scalar_one()
-
-
 def _of_project(query: sa.Select, project: str) -> sa.Select:
     query = query.join(comparisons, comparisons.c.id == audits.c.comparison_id)
     return query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)

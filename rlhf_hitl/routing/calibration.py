@@ -52,8 +52,8 @@ def read_threshold_labels(
     confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less often.)
 
     Args:
-        bar: calibration labels of comparisons above it test nothing, as none of those is accepted. Of labels out of fold
-            no uncertainty is kept, so all of them test.
+        bar: calibration labels of comparisons above it test nothing, as none of those is accepted. Labels out of
+            fold have no uncertainty that is kept, so all of them test.
     """
     calibration, out_of_fold = read_calibration(store, model, bar.value), read_out_of_fold(store, model)
     return collect_threshold_labels([*calibration, *out_of_fold], len(out_of_fold), config, bar)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import combinations
@@ -88,8 +88,17 @@ class KpiFacts:
 
     @cached_property
     def accepted(self) -> list[Routing]:
-        """The acceptances that nobody has judged."""
-        return [r for i, r in self.routings.items() if r.route is Route.AUTO and i not in self.first_judgment]
+        """The acceptances that nobody has judged, each dated from when it began to hold."""
+        held = _date_from_beginning(self.decisions, lambda r: r.accepts and r.proposed is Route.AUTO)
+        return [r for r in held if r.route is Route.AUTO and r.comparison_id not in self.first_judgment]
+
+    @cached_property
+    def sure(self) -> list[Routing]:
+        """The decisions that hold on what the model would accept, checked by raters or not, each dated from when it
+        began to hold. What was sent on afterwards is judged by people: it is not among them."""
+        return _date_from_beginning(
+            self.decisions, lambda r: r.proposed is Route.AUTO and r.route is not Route.ESCALATED
+        )
 
     @cached_property
     def vote_pairs(self) -> list[tuple[str, JudgmentFact, JudgmentFact, float]]:
@@ -109,6 +118,20 @@ class KpiFacts:
     def price(self, judgment: JudgmentFact) -> float:
         """Return what a judgment cost; nothing where its time was not measured."""
         return (judgment.seconds or 0.0) * self.rater_price
+
+
+def _date_from_beginning(decisions: Iterable[Routing], belongs: Callable[[Routing], bool]) -> list[Routing]:
+    """Return the newest decision of each comparison, where it belongs, with the time of the first of its unbroken run.
+
+    Each routing decides again on what nobody has judged, by whatever model: were its time taken, what was accepted
+    weeks ago would look as if it were of today.
+    """
+    held: dict[str, Routing] = {}
+    for r in decisions:
+        before = held.pop(r.comparison_id, None)
+        if belongs(r):
+            held[r.comparison_id] = r if before is None else replace(r, created_at=before.created_at)
+    return list(held.values())
 
 
 def _compare_votes(first: JudgmentFact, second: JudgmentFact) -> float | None:

@@ -16,7 +16,6 @@ from datetime import date, timedelta
 import numpy as np
 
 from rlhf_hitl.kpi_facts import KpiFacts
-from rlhf_hitl.types import Route
 
 #: Longer histories are told for so many of their newest days; the sums go back to the first.
 MOST_DAYS = 180
@@ -88,10 +87,9 @@ def _add_up(facts: KpiFacts, mean: float, low: float, high: float) -> list[Savin
     sure_on: dict[date, int] = defaultdict(int)
     checks_on: dict[date, float] = defaultdict(float)
     machine_on: dict[date, float] = defaultdict(float)
-    # What was sent on afterwards is judged by people: nothing is saved on it.
-    sure = {i: r for i, r in facts.routings.items() if r.proposed is Route.AUTO and r.route is not Route.ESCALATED}
-    for r in sure.values():
+    for r in facts.sure:
         sure_on[r.created_at.date()] += 1
+    sure = {r.comparison_id for r in facts.sure}
     for j in facts.counted:
         if j.comparison_id in sure:
             checks_on[j.created_at.date()] += facts.price(j)

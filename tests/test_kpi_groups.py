@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -177,6 +178,26 @@ def test_savings_worked_by_hand(two_days):
     half = 1.96 * np.std([0.4, 0.2, 0.6], ddof=1) / 3**0.5
     assert (last.low, last.high) == (pytest.approx(0.8 - 2 * half - 1.7), pytest.approx(0.8 + 2 * half - 1.7))
     assert compute_savings(make_facts([make_comparison("a")])).manual_cost is None
+
+
+def test_routing_again_moves_no_acceptance_to_another_day(two_days):
+    """x was accepted and b drawn on day 1; both are decided again on day 6, by another model, and x is audited once."""
+
+    def decide(name: str, day: float, route: Route, proposed: Route = Route.AUTO) -> Routing:
+        return Routing(name, route, proposed, "", f"m{day}", created_at=at(day))
+
+    again = [decide("x", 3, Route.AUDIT), decide("x", 6, Route.AUTO), decide("b", 6, Route.CONTROL)]
+    later = replace(two_days, decisions=[*two_days.decisions, *again])
+    assert compute_groups(later, "day") == compute_groups(two_days, "day")
+    assert compute_groups(later, "round") == compute_groups(two_days, "round")
+    assert compute_savings(later) == compute_savings(two_days)
+    # Where raters had it in between, the acceptance of day 6 is a new one, 6 days after x came.
+    withheld = replace(later, decisions=[*two_days.decisions, decide("x", 3, Route.HUMAN, Route.HUMAN), *again[1:]])
+    newest = compute_groups(withheld, "day")[-1]
+    assert (newest.group, newest.accepted) == ("2026-11-08", 1)
+    assert newest.latency is not None
+    assert newest.latency.median == pytest.approx(6 * 24)
+    assert [day.sure for day in compute_savings(withheld).days] == [1, 1, 1, 1, 1, 1, 2]
 
 
 def test_the_newest_day_is_compared_with_the_one_before(two_days):

@@ -181,8 +181,10 @@ def make_curve_plot(curve: ThresholdCurve, project: str) -> Plot:
     """Return the threshold curve of a project as the page draws it."""
     points = curve.points
     now = "accepts nothing now" if curve.now > 1 else f"accepts from {curve.now:.3f} on now"
+    unlike = f", {curve.unlike:,} of them unlike the training prompts" if curve.unlike else ""
     note = (
-        f"{now}; tested on {say_count(curve.tested, 'label')}, the pool has {say_count(curve.pool, 'comparison')}; "
+        f"{now}; tested on {say_count(curve.tested, 'label')}, the pool has {say_count(curve.pool, 'comparison')}"
+        f"{unlike}; "
         f"{1 - curve.delta:.0%} confidence. {curve.advice}"
     )
     return Plot(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -20,7 +20,14 @@ from rlhf_hitl.store.loop_steps import read_round_ends
 from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.runs import Run, read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.store.work_facts import ComparisonFact, JudgmentFact, read_comparison_facts, read_judgment_facts
+from rlhf_hitl.store.work_facts import (
+    ComparisonFact,
+    FeeFact,
+    JudgmentFact,
+    read_comparison_facts,
+    read_fee_facts,
+    read_judgment_facts,
+)
 from rlhf_hitl.types import Role, Route, Score, Split, Verdict
 
 
@@ -56,6 +63,7 @@ class KpiFacts:
         decisions: of training prompts, in the order they were made.
         control: the outcomes of control comparisons on which raters have a preference; `ties` are the others.
         rater_price, machine_price: of a second.
+        fees: what AI judges asked for, call by call.
     """
 
     comparisons: Mapping[str, ComparisonFact]
@@ -67,6 +75,7 @@ class KpiFacts:
     rounds: Rounds
     rater_price: float
     machine_price: float
+    fees: Sequence[FeeFact] = ()
 
     @cached_property
     def counted(self) -> list[JudgmentFact]:
@@ -169,6 +178,7 @@ def read_kpi_facts(store: Store, settings: Settings) -> KpiFacts:
         rounds=Rounds(read_round_ends(store)),
         rater_price=settings.rater_price_per_hour / 3600,
         machine_price=settings.machine_price_per_hour / 3600,
+        fees=[fee for fee in read_fee_facts(store) if fee.comparison_id in comparisons],
     )
 
 

@@ -42,13 +42,9 @@ def find_changes(days: Sequence[GroupFigures], currency: str) -> tuple[str, str,
             _compare("Raters say the same", "share", before.agreement, now.agreement),
             Change("Judgments", "", before.judgments, now.judgments),
             Change("Accepted by the model", "", before.accepted, now.accepted),
-            Change("Spent", currency, _sum_costs(before), _sum_costs(now)),
+            Change("Spent", currency, before.cost, now.cost),
         ],
     )
-
-
-def _sum_costs(of: GroupFigures) -> float:
-    return of.rater_cost + (of.machine_cost or 0.0)
 
 
 def _compare(title: str, unit: str, before: Estimate | Spread | None, now: Estimate | Spread | None) -> Change:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import combinations
@@ -20,7 +20,14 @@ from rlhf_hitl.store.loop_steps import read_round_ends
 from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.runs import Run, read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.store.work_facts import ComparisonFact, JudgmentFact, read_comparison_facts, read_judgment_facts
+from rlhf_hitl.store.work_facts import (
+    ComparisonFact,
+    FeeFact,
+    JudgmentFact,
+    read_comparison_facts,
+    read_fee_facts,
+    read_judgment_facts,
+)
 from rlhf_hitl.types import Role, Route, Score, Split, Verdict
 
 
@@ -56,6 +63,7 @@ class KpiFacts:
         decisions: of training prompts, in the order they were made.
         control: the outcomes of control comparisons on which raters have a preference; `ties` are the others.
         rater_price, machine_price: of a second.
+        fees: what AI judges asked for, call by call.
     """
 
     comparisons: Mapping[str, ComparisonFact]
@@ -67,6 +75,7 @@ class KpiFacts:
     rounds: Rounds
     rater_price: float
     machine_price: float
+    fees: Sequence[FeeFact] = ()
 
     @cached_property
     def counted(self) -> list[JudgmentFact]:
@@ -88,8 +97,17 @@ class KpiFacts:
 
     @cached_property
     def accepted(self) -> list[Routing]:
-        """The acceptances that nobody has judged."""
-        return [r for i, r in self.routings.items() if r.route is Route.AUTO and i not in self.first_judgment]
+        """The acceptances that nobody has judged, each dated from when it began to hold."""
+        held = _date_from_beginning(self.decisions, lambda r: r.accepts and r.proposed is Route.AUTO)
+        return [r for r in held if r.route is Route.AUTO and r.comparison_id not in self.first_judgment]
+
+    @cached_property
+    def sure(self) -> list[Routing]:
+        """The decisions that hold on what the model would accept, checked by raters or not, each dated from when it
+        began to hold. What was sent on afterwards is judged by people: it is not among them."""
+        return _date_from_beginning(
+            self.decisions, lambda r: r.proposed is Route.AUTO and r.route is not Route.ESCALATED
+        )
 
     @cached_property
     def vote_pairs(self) -> list[tuple[str, JudgmentFact, JudgmentFact, float]]:
@@ -109,6 +127,20 @@ class KpiFacts:
     def price(self, judgment: JudgmentFact) -> float:
         """Return what a judgment cost; nothing where its time was not measured."""
         return (judgment.seconds or 0.0) * self.rater_price
+
+
+def _date_from_beginning(decisions: Iterable[Routing], belongs: Callable[[Routing], bool]) -> list[Routing]:
+    """Return the newest decision of each comparison, where it belongs, with the time of the first of its unbroken run.
+
+    Each routing decides again on what nobody has judged, by whatever model: were its time taken, what was accepted
+    weeks ago would look as if it were of today.
+    """
+    held: dict[str, Routing] = {}
+    for r in decisions:
+        before = held.pop(r.comparison_id, None)
+        if belongs(r):
+            held[r.comparison_id] = r if before is None else replace(r, created_at=before.created_at)
+    return list(held.values())
 
 
 def _compare_votes(first: JudgmentFact, second: JudgmentFact) -> float | None:
@@ -146,6 +178,7 @@ def read_kpi_facts(store: Store, settings: Settings) -> KpiFacts:
         rounds=Rounds(read_round_ends(store)),
         rater_price=settings.rater_price_per_hour / 3600,
         machine_price=settings.machine_price_per_hour / 3600,
+        fees=[fee for fee in read_fee_facts(store) if fee.comparison_id in comparisons],
     )
 
 

@@ -58,6 +58,7 @@ class GroupFigures:
             none before them.
         latency: hours from when a comparison came until it was first judged or accepted.
         rater_cost: of all judgments, also of those that measure models and raters, in the currency of the settings.
+        judge_cost: the fees of AI judges; they belong to no rater.
         machine_cost: None where machine time belongs to no group.
     """
 
@@ -75,6 +76,7 @@ class GroupFigures:
     earlier_agreement: Estimate | None
     latency: Spread | None
     rater_cost: float
+    judge_cost: float
     machine_cost: float | None
 
     @property
@@ -93,9 +95,14 @@ class GroupFigures:
         return self.judgments / self.days if self.days else None
 
     @property
+    def cost(self) -> float:
+        """What raters, judges and the machine cost; without the machine where its time belongs to no group."""
+        return self.rater_cost + self.judge_cost + (self.machine_cost or 0.0)
+
+    @property
     def cost_per_comparison(self) -> float | None:
-        """What a processed comparison cost; raters alone where machine time belongs to no group."""
-        return (self.rater_cost + (self.machine_cost or 0.0)) / self.processed if self.processed else None
+        """What a processed comparison cost; without the machine where its time belongs to no group."""
+        return self.cost / self.processed if self.processed else None
 
     def as_dict(self) -> dict[str, Any]:
         own = {"processed": self.processed, "throughput": self.throughput, "is_slipping": self.is_slipping}
@@ -116,6 +123,7 @@ class _Tally:
     agreed: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     hours: list[float] = field(default_factory=list)
     rater_cost: float = 0.0
+    judge_cost: float = 0.0
     machine_cost: float = 0.0
 
 
@@ -178,6 +186,9 @@ def compute_groups(facts: KpiFacts, by: str, *, rater_names: Mapping[str, str] |
         for rater in sorted(raters, key=str):
             for of in tally(comparison, max(first.created_at, second.created_at), rater):
                 of.agreed[comparison].append(share)
+    for fee in facts.fees:
+        for of in tally(fee.comparison_id, fee.created_at):
+            of.judge_cost += fee.cost
     if by in BY_TIME:
         for run in facts.runs:
             for of in tally(None, run.began_at):
@@ -250,6 +261,7 @@ def _make_figures(name: str, of: _Tally, by: str) -> GroupFigures:
         earlier_agreement=_estimate_mean_share(earlier),
         latency=measure_spread(of.hours),
         rater_cost=of.rater_cost,
+        judge_cost=of.judge_cost,
         machine_cost=of.machine_cost if by in BY_TIME else None,
     )
 

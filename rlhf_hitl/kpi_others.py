@@ -49,12 +49,12 @@ def _compute_newest_cost(days: Sequence[GroupFigures], currency: str) -> KpiFigu
     raters, machine = sum(day.rater_cost for day in newest), sum(day.machine_cost or 0.0 for day in newest)
     processed = sum(day.processed for day in newest)
     before = [day for day in days if _shift(since, -COST_DAYS) <= day.group < since]
-    spent = sum(day.rater_cost + (day.machine_cost or 0.0) for day in before)
+    judges, spent = sum(day.judge_cost for day in newest), sum(day.cost for day in before)
     note = (
-        f"raters {raters:,.2f} + machine {machine:,.2f} {currency} since {since}, for {processed:,} processed; the "
-        f"{COST_DAYS} days before cost {spent:,.2f} {currency}"
+        f"raters {raters:,.2f}{f' + judges {judges:,.2f}' if judges else ''} + machine {machine:,.2f} {currency} since "
+        f"{since}, for {processed:,} processed; the {COST_DAYS} days before cost {spent:,.2f} {currency}"
     )
-    return KpiFigure("cost_last_days", title, currency, raters + machine, processed, note)
+    return KpiFigure("cost_last_days", title, currency, raters + judges + machine, processed, note)
 
 
 def _shift(day: str, days: int) -> str:
@@ -124,8 +124,8 @@ def _compute_saved(savings: Savings, currency: str) -> KpiFigure:
         return KpiFigure("saved", title, currency, None, 0, missing)
     note = (
         f"{say_count(newest.sure, 'comparison')} that the model is sure of, at {savings.manual_cost:,.3g} {currency} "
-        f"each by people ({savings.judged:,} measured), less checks {newest.checks:,.2f} and machine "
-        f"{newest.machine:,.2f} {currency}"
+        f"each by people ({savings.judged:,} measured), less checks {newest.checks:,.2f}"
+        f"{f', judges {newest.judges:,.2f}' if newest.judges else ''} and machine {newest.machine:,.2f} {currency}"
     )
     return KpiFigure("saved", title, currency, newest.net, newest.sure, note, newest.low, newest.high)
 
@@ -134,7 +134,7 @@ def _compute_return(savings: Savings) -> KpiFigure:
     title, newest = "Return on automation", savings.newest
     if newest is None or newest.roi is None:
         return KpiFigure("roi", title, "times", None, 0, "automation has cost nothing yet")
-    note = "what is saved, net, for each unit of money spent on checks and the machine"
+    note = "what is saved, net, for each unit of money spent on checks, judges and the machine"
     return KpiFigure("roi", title, "times", newest.roi, newest.sure, note)
 
 

@@ -91,8 +91,8 @@ def make_trend_plots(report: KpiReport, by: str = "day") -> list[Plot]:
             "Cost per processed comparison",
             "money",
             f"{report.currency} a comparison",
-            [Series("raters and machine", [g.cost_per_comparison for g in groups])],
-            "all that raters and the machine cost, divided by what was processed",
+            [Series("raters, judges and machine", [g.cost_per_comparison for g in groups])],
+            "all that raters, AI judges and the machine cost, divided by what was processed",
             _NOTHING_YET,
         ),
         make(
@@ -100,8 +100,8 @@ def make_trend_plots(report: KpiReport, by: str = "day") -> list[Plot]:
             "What was spent",
             "money",
             report.currency,
-            [Series("raters and machine", [g.rater_cost + (g.machine_cost or 0.0) for g in groups], kind="bars")],
-            "on raters and the machine",
+            [Series("raters, judges and machine", [g.cost for g in groups], kind="bars")],
+            "on raters, AI judges and the machine",
             _NOTHING_YET,
         ),
         make(
@@ -154,10 +154,10 @@ def make_money_plots(report: KpiReport) -> list[Plot]:
         f"{report.currency} so far",
         [
             Series("saved, net", [d.net for d in days], [d.low for d in days], [d.high for d in days]),
-            Series("spent on checks and machine", [d.checks + d.machine for d in days], dashed=True),
+            Series("spent on checks, judges and machine", [d.checks + d.judges + d.machine for d in days], dashed=True),
         ],
-        "what people would have cost on all that the model is sure of, less checks of it and the machine; the 95 % "
-        "interval is that of what people cost",
+        "what people would have cost on all that the model is sure of, less checks of it, AI judges and the machine; "
+        "the 95 % interval is that of what people cost",
         missing,
         report.currency,
     )
@@ -170,7 +170,7 @@ def make_money_plots(report: KpiReport) -> list[Plot]:
         "count",
         "times what was spent",
         [Series("return so far", [d.roi for d in days])],
-        "net saved for each unit of money spent on checks and the machine; above 0 it pays",
+        "net saved for each unit of money spent on checks, AI judges and the machine; above 0 it pays",
         missing,
         marks=((0.0, "pays above"),),
     )
@@ -181,8 +181,10 @@ def make_curve_plot(curve: ThresholdCurve, project: str) -> Plot:
     """Return the threshold curve of a project as the page draws it."""
     points = curve.points
     now = "accepts nothing now" if curve.now > 1 else f"accepts from {curve.now:.3f} on now"
+    unlike = f", {curve.unlike:,} of them unlike the training prompts" if curve.unlike else ""
     note = (
-        f"{now}; tested on {say_count(curve.tested, 'label')}, the pool has {say_count(curve.pool, 'comparison')}; "
+        f"{now}; tested on {say_count(curve.tested, 'label')}, the pool has {say_count(curve.pool, 'comparison')}"
+        f"{unlike}; "
         f"{1 - curve.delta:.0%} confidence. {curve.advice}"
     )
     return Plot(

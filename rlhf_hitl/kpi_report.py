@@ -118,7 +118,7 @@ class RoundFigures:
         accuracy: the model's, on the control share that was routed; None before that is judged.
         intervention: share of the processed comparisons that raters judged; None where none was processed.
         processed: how many comparisons were judged or accepted.
-        rater_cost, machine_cost: in the currency of the settings.
+        rater_cost, machine_cost, judge_cost: in the currency of the settings.
     """
 
     round: int
@@ -127,6 +127,12 @@ class RoundFigures:
     processed: int
     rater_cost: float
     machine_cost: float
+    judge_cost: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """What raters, AI judges and the machine cost."""
+        return self.rater_cost + self.judge_cost + self.machine_cost
 
 
 @dataclass(frozen=True)

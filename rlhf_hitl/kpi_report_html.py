@@ -12,7 +12,7 @@ from rlhf_hitl.kpi_report import KpiReport, RoundFigures
 from rlhf_hitl.labels import quality_report
 from rlhf_hitl.labels.quality_report import QualitySections
 from rlhf_hitl.plots import read_report_script, read_styles
-from rlhf_hitl.report_page import BLUE, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
+from rlhf_hitl.report_page import BLUE, GREY, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.routing.threshold_curve import ThresholdCurve
 from rlhf_hitl.wording import say_count
@@ -121,7 +121,7 @@ def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
     if not report.rounds:
         return []
     measured = sum(r.accuracy.n for r in report.rounds if r.accuracy)
-    idle = sum(r.rater_cost + r.machine_cost for r in report.rounds if not r.processed)
+    idle = sum(r.cost for r in report.rounds if not r.processed)
     undrawn = f" Not drawn: {idle:,.2f} {report.currency} in rounds that processed nothing." if idle else ""
     return [
         (
@@ -165,22 +165,26 @@ def _plot_shares(report: KpiReport, title: str, choose: Callable[[RoundFigures],
 
 
 def _plot_costs(report: KpiReport) -> str:
-    """Plot what one processed comparison cost in each round: the raters' part and the machine's on it."""
+    """Plot what one processed comparison cost in each round: the raters' part, the judges' and the machine's on it."""
     figure, axes = make_figure(3.0, width=4.6)
     paid = [(at, r) for at, r in enumerate(report.rounds) if r.processed]
     raters = [r.rater_cost / r.processed for _, r in paid]
+    judges = [r.judge_cost / r.processed for _, r in paid]
     machine = [r.machine_cost / r.processed for _, r in paid]
     places = [at for at, _ in paid]
     axes.bar(places, raters, width=0.5, color=BLUE, label="raters")
-    axes.bar(places, machine, width=0.5, bottom=raters, color=ORANGE, label="machine")
+    if any(judges):
+        axes.bar(places, judges, width=0.5, bottom=raters, color=GREY, label="judges")
+    below = [a + b for a, b in zip(raters, judges)]
+    axes.bar(places, machine, width=0.5, bottom=below, color=ORANGE, label="machine")
     if len(report.rounds) <= MAX_ROUNDS_NAMED:
         for at, r in paid:
-            height = (r.rater_cost + r.machine_cost) / r.processed
+            height = r.cost / r.processed
             cost = f"{height:{',.0f' if height >= 100 else '.2g'}}"
             axes.annotate(cost, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     axes.margins(y=0.15)
     axes.set(ylabel=make_label(f"{report.currency} per comparison"))
-    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize="small")
+    axes.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize="small")
     _name_rounds(axes, report.rounds)
     return draw_svg(figure, "Cost per processed comparison by round")
 
@@ -188,7 +192,7 @@ def _plot_costs(report: KpiReport) -> str:
 def _say_sums(report: KpiReport) -> str:
     """Return a sentence on what the drawn rounds cost altogether, and each of them where they are few."""
     paid = [r for r in report.rounds if r.processed]
-    sums = [r.rater_cost + r.machine_cost for r in paid]
+    sums = [r.cost for r in paid]
     processed = say_count(sum(r.processed for r in paid), "comparison")
     total = f"In all {sum(sums):,.2f} {report.currency} for {processed}"
     if not 1 < len(paid) <= MAX_ROUNDS_NAMED:

@@ -2,8 +2,8 @@
 
 What people would cost for a comparison is what they did cost, as a mean over the comparisons that they judged. Every
 comparison that the model would accept counts as saved at that price; what raters took to check some of those (controls
-and audits) and what the machine took is what automation costs. The difference is the money saved: against the same
-comparisons, each judged by people as often as now.
+and audits), the fees of AI judges, and what the machine took are what automation costs. The difference is the money
+saved: against the same comparisons, each judged by people as often as now.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from datetime import date, timedelta
 import numpy as np
 
 from rlhf_hitl.kpi_facts import KpiFacts
-from rlhf_hitl.types import Route
 
 #: Longer histories are told for so many of their newest days; the sums go back to the first.
 MOST_DAYS = 180
@@ -29,14 +28,15 @@ class SavingsDay:
     Attributes:
         sure: comparisons so far that the model would accept, those included that raters check.
         gross: what people would have cost on them. net: what is left of it, with its 95 % interval.
-        checks, machine: what raters' controls and audits of them, and the machine, cost so far.
-        roi: net saved for each unit spent on checks and the machine; None where nothing was spent.
+        checks, judges, machine: what raters' controls and audits of them, AI judges, and the machine cost so far.
+        roi: net saved for each unit spent on checks, judges and the machine; None where nothing was spent.
     """
 
     day: date
     sure: int
     gross: float
     checks: float
+    judges: float
     machine: float
     net: float
     low: float
@@ -87,26 +87,29 @@ def compute_savings(facts: KpiFacts) -> Savings:
 def _add_up(facts: KpiFacts, mean: float, low: float, high: float) -> list[SavingsDay]:
     sure_on: dict[date, int] = defaultdict(int)
     checks_on: dict[date, float] = defaultdict(float)
+    judges_on: dict[date, float] = defaultdict(float)
     machine_on: dict[date, float] = defaultdict(float)
-    # What was sent on afterwards is judged by people: nothing is saved on it.
-    sure = {i: r for i, r in facts.routings.items() if r.proposed is Route.AUTO and r.route is not Route.ESCALATED}
-    for r in sure.values():
+    for r in facts.sure:
         sure_on[r.created_at.date()] += 1
+    sure = {r.comparison_id for r in facts.sure}
     for j in facts.counted:
         if j.comparison_id in sure:
             checks_on[j.created_at.date()] += facts.price(j)
+    for fee in facts.fees:
+        judges_on[fee.created_at.date()] += fee.cost
     for run in facts.runs:
         machine_on[run.began_at.date()] += run.seconds * facts.machine_price
-    known = sure_on.keys() | machine_on.keys()
+    known = sure_on.keys() | judges_on.keys() | machine_on.keys()
     if not known:
         return []
     first, last = min(known), max(known | checks_on.keys())
-    days, count, checks, machine = [], 0, 0.0, 0.0
+    days, count, checks, judges, machine = [], 0, 0.0, 0.0, 0.0
     for n in range((last - first).days + 1):
         day = first + timedelta(n)
-        count, checks, machine = count + sure_on[day], checks + checks_on[day], machine + machine_on[day]
-        spent, gross = checks + machine, count * mean
+        count, checks = count + sure_on[day], checks + checks_on[day]
+        judges, machine = judges + judges_on[day], machine + machine_on[day]
+        spent, gross = checks + judges + machine, count * mean
         roi = (gross - spent) / spent if spent else None
         ends = count * low - spent, count * high - spent
-        days.append(SavingsDay(day, count, gross, checks, machine, gross - spent, *ends, roi))
+        days.append(SavingsDay(day, count, gross, checks, judges, machine, gross - spent, *ends, roi))
     return days

@@ -149,11 +149,13 @@ def _compute_review_time(facts: KpiFacts) -> KpiFigure:
 def _compute_cost(facts: KpiFacts, settings: Settings, processed: int) -> KpiFigure:
     currency, seconds = settings.currency, sum(run.seconds for run in facts.runs)
     raters, machine = sum(map(facts.price, facts.judgments)), seconds * facts.machine_price
+    judges = sum(fee.cost for fee in facts.fees)
+    asked = f" + judges {judges:,.2f} {currency} ({say_count(len(facts.fees), 'paid call')})" if facts.fees else ""
     elsewhere = max(0.0, raters - sum(map(facts.price, facts.counted)))
     unfinished = sum(run.outcome is not RunOutcome.FINISHED for run in facts.runs)
     note = (
         f"raters {raters:,.2f} {currency} ({elsewhere:,.2f} of it on calibration and held-out prompts, repeats and "
-        f"skips) + machine {machine:,.2f} {currency} ({seconds / 3600:,.2f} h in "
+        f"skips){asked} + machine {machine:,.2f} {currency} ({seconds / 3600:,.2f} h in "
         f"{say_count(len(facts.runs), 'run')}{f', {unfinished:,} of them not finished' if unfinished else ''}), over "
         f"the {say_population(processed)}"
     )
@@ -161,7 +163,7 @@ def _compute_cost(facts: KpiFacts, settings: Settings, processed: int) -> KpiFig
         "cost_per_comparison",
         "Cost per processed comparison",
         currency,
-        (raters + machine) / processed if processed else None,
+        (raters + judges + machine) / processed if processed else None,
         processed,
         note if processed else "no comparison of a training prompt has been judged or accepted yet",
     )
@@ -177,5 +179,7 @@ def compute_rounds(facts: KpiFacts) -> tuple[RoundFigures, ...]:
             figures.append(RoundFigures(n, None, None, 0, 0.0, 0.0))
         else:
             machine = g.machine_cost or 0.0
-            figures.append(RoundFigures(n, g.accuracy, g.intervention, g.processed, g.rater_cost, machine))
+            figures.append(
+                RoundFigures(n, g.accuracy, g.intervention, g.processed, g.rater_cost, machine, g.judge_cost)
+            )
     return tuple(figures)

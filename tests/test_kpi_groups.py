@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -24,7 +25,7 @@ from rlhf_hitl.stats.learning_curve import find_obstacle, forecast_accuracy
 from rlhf_hitl.store.reward_models import RewardModelRecord
 from rlhf_hitl.store.routings import Routing
 from rlhf_hitl.store.runs import Run, RunOutcome
-from rlhf_hitl.store.work_facts import ComparisonFact, JudgmentFact
+from rlhf_hitl.store.work_facts import ComparisonFact, FeeFact, JudgmentFact
 from rlhf_hitl.types import Route
 
 DAY_ONE = datetime(2026, 11, 2, 12, tzinfo=UTC)
@@ -177,6 +178,40 @@ def test_savings_worked_by_hand(two_days):
     half = 1.96 * np.std([0.4, 0.2, 0.6], ddof=1) / 3**0.5
     assert (last.low, last.high) == (pytest.approx(0.8 - 2 * half - 1.7), pytest.approx(0.8 + 2 * half - 1.7))
     assert compute_savings(make_facts([make_comparison("a")])).manual_cost is None
+
+
+def test_fees_of_judges_are_a_cost_of_automation(two_days):
+    """A judge was paid 0.3 for x on the first day, and 0.5 for c on the second: no day, tag or saving is without it."""
+    paid = replace(two_days, fees=[FeeFact("x", 0.3, at(0.1)), FeeFact("c", 0.5, at(1.1))])
+    days, before = compute_groups(paid, "day"), compute_groups(two_days, "day")
+    assert [day.judge_cost for day in days] == [0.3, 0.5]
+    assert [day.cost for day in days] == [pytest.approx(of.cost + fee) for of, fee in zip(before, (0.3, 0.5))]
+    assert {g.group: g.judge_cost for g in compute_groups(paid, "project")} == {"p": 0.3, "q": 0.5}
+    assert {g.judge_cost for g in compute_groups(paid, "rater")} == {0.0}
+    first, last = compute_savings(paid).days
+    assert (first.judges, first.net) == (0.3, pytest.approx(0.8 - 1.2 - 0.3))
+    assert (last.judges, last.net) == (0.8, pytest.approx(0.8 - 1.7 - 0.8))
+    assert last.roi == pytest.approx((0.8 - 2.5) / 2.5)
+
+
+def test_routing_again_moves_no_acceptance_to_another_day(two_days):
+    """x was accepted and b drawn on day 1; both are decided again on day 6, by another model, and x is audited once."""
+
+    def decide(name: str, day: float, route: Route, proposed: Route = Route.AUTO) -> Routing:
+        return Routing(name, route, proposed, "", f"m{day}", created_at=at(day))
+
+    again = [decide("x", 3, Route.AUDIT), decide("x", 6, Route.AUTO), decide("b", 6, Route.CONTROL)]
+    later = replace(two_days, decisions=[*two_days.decisions, *again])
+    assert compute_groups(later, "day") == compute_groups(two_days, "day")
+    assert compute_groups(later, "round") == compute_groups(two_days, "round")
+    assert compute_savings(later) == compute_savings(two_days)
+    # Where raters had it in between, the acceptance of day 6 is a new one, 6 days after x came.
+    withheld = replace(later, decisions=[*two_days.decisions, decide("x", 3, Route.HUMAN, Route.HUMAN), *again[1:]])
+    newest = compute_groups(withheld, "day")[-1]
+    assert (newest.group, newest.accepted) == ("2026-11-08", 1)
+    assert newest.latency is not None
+    assert newest.latency.median == pytest.approx(6 * 24)
+    assert [day.sure for day in compute_savings(withheld).days] == [1, 1, 1, 1, 1, 1, 2]
 
 
 def test_the_newest_day_is_compared_with_the_one_before(two_days):

@@ -20,6 +20,7 @@ from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.store import Store, audit, people, projects, queue
 from rlhf_hitl.store.adjudication import send_to_adjudication
 from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.judges import add_judge, record_calls
 from rlhf_hitl.store.judgments import insert_imported_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
@@ -27,6 +28,7 @@ from rlhf_hitl.store.routings import Routing, apply_routings, ask_for_votes
 from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.store.tables import runs
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict, utc_now
+from rlhf_hitl.types.judges import CallOutcome, Judge, JudgeCall
 
 PRICES = Settings(rater_price_per_hour=36.0, machine_price_per_hour=72.0, currency="EUR")  # 1 and 2 cents a second
 
@@ -133,6 +135,27 @@ def test_the_five_figures_are_over_the_processed_comparisons_of_training_prompts
     assert all(
         "processed comparisons of training prompts" in f.note or "control share" in f.note for f in report.figures
     )
+
+
+def test_what_judges_asked_for_is_a_cost_of_its_own(office):
+    """Two calls, one of which failed and was paid all the same, of a comparison that nobody has judged or routed."""
+    before = compute_kpi_report(office.store, PRICES)
+    office.add("asked")
+    judge = add_judge(office.store, Judge("", "gpt", "m", "http://127.0.0.1:1/v1"))
+    order = tuple(c.id for c in office.made["asked"].completions)
+    calls = [JudgeCall(order, CallOutcome.ANSWERED, (0.9, 0, 0.1), cost=0.25), JudgeCall(order, CallOutcome.FAILED)]
+    record_calls(office.store, judge, office.made["asked"].id, [*calls, replace(calls[1], cost=0.5)])
+    report = compute_kpi_report(office.store, PRICES)
+    cost, newest = report["cost_per_comparison"], {f.key: f for f in report.others}["cost_last_days"]
+    assert cost.value == pytest.approx((2.5 + 0.75 + 3) / 10)
+    assert "repeats and skips) + judges 0.75 EUR (2 paid calls) + machine 3.00 EUR" in cost.note
+    assert newest.note.startswith("raters 2.50 + judges 0.75 + machine 3.00 EUR")
+    assert [r.cost for r in report.rounds] == [pytest.approx(6.25)]
+    saved, unasked = report.savings.newest, before.savings.newest
+    assert (saved.judges, saved.net) == (0.75, pytest.approx(unasked.net - 0.75))
+    text = render_kpi_report(report)
+    assert ">judges<" in text
+    assert "In all 6.25 EUR" in text
 
 
 def test_a_control_on_which_raters_are_split_stays_a_control_wherever_it_is_sent(office):

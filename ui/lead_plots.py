@@ -117,6 +117,7 @@ def describe_curve(
         "tested": curve.tested,
         "prompts": curve.prompts,
         "pool": curve.pool,
+        "unlike": curve.unlike,
         "advice": curve.advice,
         "project": project,
         "demand": demand,

@@ -161,7 +161,7 @@ def make_group_table(report: KpiReport, by: str) -> Any:
         f"done: comparisons judged or accepted; right: the model's accuracy before review; people: share that raters "
         "judged; same: how often two raters say the same; mean, median, p95: seconds of a judgment; a day: judgments; "
         f"hours: until decided (median); each: cost of a comparison in {report.currency}"
-        + ("" if by in ("day", "round") else ", of raters alone: machine time belongs to no group")
+        + ("" if by in ("day", "round") else ", without the machine, whose time belongs to no group")
     )
     return Group(make_table(f"Figures by {name}", rows, columns), Text(make_cell_visible(note)))
 

@@ -70,6 +70,7 @@ def collect_threshold_labels(
         delta=config.delta,
         checked_share=config.control_share + (1 - config.control_share) * config.audit_share,
         elsewhere=bar.elsewhere,
+        bar=bar.value,
     )
 
 

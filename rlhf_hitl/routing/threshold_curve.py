@@ -63,6 +63,7 @@ class ThresholdCurve:
         max_error, delta: the bound in force, a lead's demand before the router's.
         tested: how many labels speak, `prompts` of how many prompts.
         pool: how many comparisons of it are scored.
+        unlike: those of the pool that look unlike the training prompts: load, whatever the confidence.
         demand: what a lead demands; None: nothing.
         advice: what more labels would bring, in words.
     """
@@ -74,6 +75,7 @@ class ThresholdCurve:
     tested: int
     prompts: int
     pool: int
+    unlike: int = 0
     demand: RoutingTarget | None = None
     advice: str = ""
 
@@ -124,8 +126,8 @@ class CurveBasis:
 
     Attributes:
         bounds: (bound, the confidence from which on it is shown), for each bound under which something is accepted.
-        pools: project → the confidences (n,), ascending, of what may be accepted there: comparisons of training prompts
-            that the newest model that routed has scored and nobody has judged.
+        pools: project → the confidences (n,) of what a router decides there: comparisons of training prompts that the
+            newest model that routed has scored and no person has judged; NaN where the model may never accept it.
         advice: what more labels would bring, in words.
     """
 
@@ -141,7 +143,8 @@ def read_curve_basis(store: Store) -> CurveBasis | None:
     for record in reversed(list_reward_models(store)):
         tested = load_threshold_labels(Path(record.path))
         if tested is not None:
-            pools = {project: np.sort(of) for project, of in read_open_confidences(store, record.id).items()}
+            found = read_open_confidences(store, record.id, tested.bar)
+            pools = {project: np.array(of) for project, of in found.items()}
             return CurveBasis(
                 record.id, tested, list_bounds(tested), pools, tested.choose_threshold(forecasts=True).advice
             )
@@ -170,11 +173,14 @@ def compute_curve(
     tested = basis.tested
     threshold = apply_target(tested, tested.choose_threshold(), target)
     pools = [pool for name, pool in basis.pools.items() if project in (None, name)]
-    scores = np.sort(np.concatenate(pools)) if pools else np.array([])
+    pool = np.concatenate(pools) if pools else np.array([])
+    scores = np.sort(pool[np.isfinite(pool)])
     finite = np.isfinite(tested.confidence)
     confidence, wrong = tested.confidence[finite], tested.wrong[finite]
     points = [
-        _make_point(c, scores, confidence, wrong, tested.checked_share, _find_bound(basis.bounds, c), manual_cost)
+        _make_point(
+            c, scores, len(pool), confidence, wrong, tested.checked_share, _find_bound(basis.bounds, c), manual_cost
+        )
         for c in _choose_confidences(scores, [*(value for _, value in basis.bounds), threshold.value])
     ]
     return ThresholdCurve(
@@ -184,7 +190,8 @@ def compute_curve(
         delta=tested.delta,
         tested=len(wrong),
         prompts=len(np.unique(tested.prompts[finite])),
-        pool=len(scores),
+        pool=len(pool),
+        unlike=len(pool) - len(scores),
         demand=target,
         advice=basis.advice,
     )
@@ -205,13 +212,14 @@ def _choose_confidences(scores: np.ndarray, thresholds: list[float]) -> list[flo
 def _make_point(
     at: float,
     scores: np.ndarray,
+    pool: int,
     confidence: np.ndarray,
     wrong: np.ndarray,
     checked_share: float,
     bound: float | None,
     manual_cost: float | None,
 ) -> CurvePoint:
-    sure = 1 - float(np.searchsorted(scores, at - HALF_PLACE)) / len(scores) if len(scores) else 0.0
+    sure = (len(scores) - int(np.searchsorted(scores, at - HALF_PLACE))) / pool if pool else 0.0
     accepted = sure * (1 - checked_share)
     of = wrong[confidence >= at - HALF_PLACE]
     error = float(of.mean()) if len(of) else None

@@ -4,6 +4,7 @@ without loading a model."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,7 @@ class ThresholdLabels:
         max_error, delta: the bound that was asked for, before what a lead demands.
         elsewhere: the share of what is accepted that is taken to be unlike these labels (`elsewhere.Bar`).
         checked_share: of what would be accepted, the share that raters judge all the same: controls and audits.
+        bar: what is more uncertain is never accepted (`elsewhere.Bar`), in logits; infinite where nothing is.
     """
 
     confidence: np.ndarray
@@ -41,6 +43,7 @@ class ThresholdLabels:
     checked_share: float
     at: datetime
     elsewhere: float = 0.0
+    bar: float = math.inf
 
     @property
     def calibration(self) -> int:
@@ -69,18 +72,20 @@ def make_threshold_labels(
     delta: float,
     checked_share: float,
     elsewhere: float = 0.0,
+    bar: float = math.inf,
 ) -> ThresholdLabels:
     """Return labels, each (confidence, whether it is wrong, its prompt), as they are kept; out of fold last."""
     confidence, wrong, prompts = zip(*tested) if tested else ((), (), ())
     numbers = np.unique(np.array(prompts, str), return_inverse=True)[1]
     arrays = np.array(confidence, float), np.array(wrong, float), numbers
-    return ThresholdLabels(*arrays, out_of_fold, max_error, delta, checked_share, utc_now(), elsewhere)
+    return ThresholdLabels(*arrays, out_of_fold, max_error, delta, checked_share, utc_now(), elsewhere, bar)
 
 
 def save_threshold_labels(folder: Path, tested: ThresholdLabels) -> None:
     """Write them beside the model's card."""
     arrays = {name: getattr(tested, name).tolist() for name in ("confidence", "wrong", "prompts")}
-    plain = vars(tested) | arrays | {"at": tested.at.isoformat()}
+    # JSON has no infinity.
+    plain = vars(tested) | arrays | {"at": tested.at.isoformat(), "bar": tested.bar if tested.bar < math.inf else None}
     write_text_atomically(folder / LABELS_FILE, json.dumps(plain))
 
 
@@ -92,4 +97,5 @@ def load_threshold_labels(folder: Path) -> ThresholdLabels | None:
         return None
     arrays = {name: np.array(plain[name], float) for name in ("confidence", "wrong")}
     arrays["prompts"] = np.array(plain["prompts"], int)
-    return ThresholdLabels(**plain | arrays | {"at": datetime.fromisoformat(plain["at"])})
+    bar = math.inf if plain.get("bar") is None else plain["bar"]
+    return ThresholdLabels(**plain | arrays | {"at": datetime.fromisoformat(plain["at"]), "bar": bar})

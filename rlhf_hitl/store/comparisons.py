@@ -250,9 +250,7 @@ def find_comparisons(
         has_judgment = sa.exists().where(judgments.c.comparison_id == comparisons.c.id)
         query = query.where(has_judgment if judged else ~has_judgment)
     if judged_by_people is not None:
-        of_people = judgments.c.role.is_distinct_from(Role.JUDGE.value)
-        has_own = sa.exists().where(judgments.c.comparison_id == comparisons.c.id, of_people)
-        query = query.where(has_own if judged_by_people else ~has_own)
+        query = query.where(is_judged_by_people() if judged_by_people else ~is_judged_by_people())
     if unscored_by is not None:
         query = query.where(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
@@ -267,6 +265,12 @@ def find_comparisons(
         yield from page
         after = page[-1].id
         remaining -= len(page) if limit is not None else 0
+
+
+def is_judged_by_people() -> sa.ColumnElement[bool]:
+    """Return the condition that a comparison has a judgment that is no judge's."""
+    of_people = judgments.c.role.is_distinct_from(Role.JUDGE.value)
+    return sa.exists().where(judgments.c.comparison_id == comparisons.c.id, of_people)
 
 
 def measures_raters() -> sa.ColumnElement[bool]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from rlhf_hitl.store.comparisons import is_judged_by_people, measures_raters
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts, routings, scores
+from rlhf_hitl.store.tables import comparisons, lanes, prompts, routings, scores
 from rlhf_hitl.types import Score, Split, utc_now
 
 
@@ -35,21 +37,25 @@ def count_scores(store: Store, model_id: str) -> int:
         return conn.execute(query).scalar_one()
 
 
-def read_open_confidences(store: Store, model_id: str) -> dict[str, list[float]]:
+def read_open_confidences(store: Store, model_id: str, most_uncertain: float) -> dict[str, list[float]]:
     """Return project → the model's confidence in its choice on each comparison of a training prompt that it has scored
-    and nobody has judged."""
-    is_judged = sa.exists().where(judgments.c.comparison_id == scores.c.comparison_id)
+    and no person has judged: those that a router decides.
+
+    Args:
+        most_uncertain: what is more uncertain is never accepted; NaN stands for its confidence.
+    """
     query = (
-        sa.select(lanes.c.project_id, scores.c.probability)
+        sa.select(lanes.c.project_id, scores.c.probability, scores.c.uncertainty)
         .join_from(scores, comparisons, comparisons.c.id == scores.c.comparison_id)
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
         .join(prompts, prompts.c.id == comparisons.c.prompt_id)
-        .where(scores.c.reward_model_id == model_id, prompts.c.split == Split.TRAIN.value, ~is_judged)
+        .where(scores.c.reward_model_id == model_id, prompts.c.split == Split.TRAIN.value)
+        .where(~is_judged_by_people(), ~measures_raters())
     )
     found = defaultdict(list)
     with store.read() as conn:
-        for project, probability in conn.execute(query):
-            found[project].append(probability)
+        for project, probability, uncertainty in conn.execute(query):
+            found[project].append(probability if uncertainty <= most_uncertain else math.nan)
     return dict(found)
 
 

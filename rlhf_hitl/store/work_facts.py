@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from rlhf_hitl.store.comparisons import measures_raters
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import find_role
+from rlhf_hitl.store.quality_tables import judge_calls
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts, routings
 from rlhf_hitl.types import Role
 
@@ -18,7 +19,7 @@ ROWS_AT_ONCE = 5000
 
 
 class ComparisonFact(NamedTuple):
-    """A comparison that raters here have judged or a router has decided.
+    """A comparison that raters here have judged, a router has decided, or a judge was asked about.
 
     `is_work` is false where it measures raters: a hidden repeat or a gold.
     """
@@ -45,17 +46,26 @@ class JudgmentFact(NamedTuple):
     surplus: bool
 
 
+class FeeFact(NamedTuple):
+    """A call of an AI judge that cost something, in the currency of its prices."""
+
+    comparison_id: str
+    cost: float
+    created_at: datetime
+
+
 def read_comparison_facts(store: Store) -> dict[str, ComparisonFact]:
-    """Return the comparisons that raters here have judged or a router has decided, by id."""
+    """Return the comparisons that raters here have judged, a router has decided, or a judge was asked about, by id."""
     of_it = judgments.c.comparison_id == comparisons.c.id
     is_judged = sa.exists().where(of_it, judgments.c.source == "")
     is_routed = sa.exists().where(routings.c.comparison_id == comparisons.c.id)
+    is_asked_about = sa.exists().where(judge_calls.c.comparison_id == comparisons.c.id)
     columns = (comparisons.c.id, lanes.c.project_id, prompts.c.split, prompts.c.tags, comparisons.c.created_at)
     query = (
         sa.select(*columns, ~measures_raters())
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
         .join(prompts, prompts.c.id == comparisons.c.prompt_id)
-        .where(sa.or_(is_judged, is_routed))
+        .where(sa.or_(is_judged, is_routed, is_asked_about))
     )
     with store.snapshot() as conn:
         rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
@@ -80,3 +90,11 @@ def read_judgment_facts(store: Store) -> list[JudgmentFact]:
     with store.snapshot() as conn:
         rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
         return [JudgmentFact._make(row) for row in rows]
+
+
+def read_fee_facts(store: Store) -> list[FeeFact]:
+    """Return the calls of judges that cost something, whatever came of them, in the order they were made."""
+    query = sa.select(*(judge_calls.c[name] for name in FeeFact._fields)).where(judge_calls.c.cost > 0)
+    with store.snapshot() as conn:
+        rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query.order_by(judge_calls.c.seq))
+        return [FeeFact._make(row) for row in rows]

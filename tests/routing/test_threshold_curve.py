@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from handmade_work import make_history
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.routing.acceptance import Acceptance
+from rlhf_hitl.routing.elsewhere import Bar
 from rlhf_hitl.routing.router import RoutingConfig, decide_routes
-from rlhf_hitl.routing.threshold_curve import CurveBasis, apply_target, check_target, compute_curve, list_bounds
-from rlhf_hitl.routing.threshold_labels import load_threshold_labels, make_threshold_labels, save_threshold_labels
+from rlhf_hitl.routing.threshold_curve import (
+    CurveBasis,
+    apply_target,
+    check_target,
+    compute_curve,
+    list_bounds,
+    read_curve_basis,
+)
+from rlhf_hitl.routing.threshold_labels import (
+    LABELS_FILE,
+    load_threshold_labels,
+    make_threshold_labels,
+    save_threshold_labels,
+)
 from rlhf_hitl.store import audit
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.judgments import judgment_to_row
 from rlhf_hitl.store.routing_targets import RoutingTarget, clear_target, read_targets, set_target
-from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Route, Score, Split, utc_now
+from rlhf_hitl.store.scores import read_scores
+from rlhf_hitl.store.tables import judgments, scores
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict, utc_now
 
 #: 100 labels: sure and right; 50 half sure, 20 of them wrong.
 LABELS = make_threshold_labels(
@@ -78,6 +101,41 @@ def test_a_lead_may_be_stricter_than_the_bound_and_laxer_only_by_allowing_more_e
     assert apply_target(LABELS, tested, demand(0.5, 0.001)).accepts_nothing
 
 
+def test_the_load_that_the_curve_promises_is_what_the_router_gives(store, tmp_path):
+    """Some look unlike the training prompts, some have the vote of a judge alone, and some are judged by people."""
+    made = make_history(store, tmp_path, days=2, a_day=20, models=1)
+    with store.write() as conn:
+        judged = conn.execute(sa.select(judgments.c.comparison_id).distinct()).scalars().all()
+        rater = conn.execute(sa.select(judgments.c.rater_id).limit(1)).scalar_one()
+        unlike, of_judges = [c.id for c in made][::3], [c for c in made if c.id not in judged][::2]
+        for one in of_judges:
+            order = tuple(c.id for c in one.completions)
+            row = judgment_to_row(
+                Answer(Verdict.RANKED, (order[:1], order[1:])), comparison_id=one.id, rater_id=rater, order_shown=order,
+                source="", idempotency_key=one.id, route="auto", simulated=False, role=Role.JUDGE,
+                guideline_version="1", created_at=utc_now(),
+            )  # fmt: skip
+            conn.execute(judgments.insert().values(row))
+        conn.execute(scores.update().where(scores.c.comparison_id.in_(unlike)).values(uncertainty=2.0))
+    kept = load_threshold_labels(tmp_path / "m_0_0")
+    assert kept is not None
+    save_threshold_labels(tmp_path / "m_0_0", replace(kept, bar=1.0, checked_share=0.0))
+    basis = read_curve_basis(store)
+    assert basis is not None
+    pool = {c.id: c for c in find_comparisons(store, judged_by_people=False, split=Split.TRAIN)}
+    assert len(pool) == 40 - len(judged)
+    assert of_judges
+    mine = [s for s in read_scores(store, basis.model_id) if s.comparison_id in pool]
+    acceptance = Acceptance(basis.tested.choose_threshold(), bar=Bar(1.0))
+    config = RoutingConfig(control_share=0, audit_share=0)
+    decisions = decide_routes(mine, pool, acceptance, config, 0, store.draw)
+    curve = compute_curve(basis)
+    now = min(curve.points, key=lambda point: abs(point.confidence - curve.now))
+    assert (curve.pool, curve.unlike) == (len(pool), len(pool.keys() & set(unlike)))
+    assert 0 < now.accepted < 1 - curve.unlike / curve.pool
+    assert round(now.load * curve.pool) == sum(d.route is Route.HUMAN for d in decisions)
+
+
 def test_the_router_follows_the_demand_of_each_project():
     pool = {}
     for n in range(40):
@@ -122,8 +180,13 @@ def test_demands_are_kept_in_the_audit_log_and_the_newest_holds(store):
 
 def test_labels_are_the_same_after_they_were_kept(tmp_path):
     save_threshold_labels(tmp_path, LABELS)
+    assert json.loads((tmp_path / LABELS_FILE).read_text())["bar"] is None  # there is no infinity in JSON
     kept = load_threshold_labels(tmp_path)
     assert kept is not None
     assert kept.choose_threshold() == LABELS.choose_threshold()
     assert (kept.checked_share, kept.at) == (LABELS.checked_share, LABELS.at)
+    assert kept.bar == math.inf
+    save_threshold_labels(tmp_path, replace(LABELS, bar=0.7))
+    assert (narrow := load_threshold_labels(tmp_path)) is not None
+    assert narrow.bar == 0.7
     assert load_threshold_labels(tmp_path / "none") is None

@@ -53,7 +53,7 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
     const rows = [
       ["confidence", confidenceFormat.format(point.confidence), curve.now === null ? "—" : confidenceFormat.format(curve.now), ""],
       ["accepted", percent.format(point.accepted), percent.format(now.accepted), count(point.accepted)],
-      ["load", percent.format(point.load), percent.format(now.load), count(point.load)],
+      ["load", percent.format(point.load), percent.format(now.load), [count(point.load), curve.unlike ? t("threshold_unlike", { n: formatNumber(curve.unlike) }) : ""].filter(Boolean).join("; ")],
       ["error", point.error === null ? "—" : percent.format(point.error), now.error === null ? "—" : percent.format(now.error), [interval, t("threshold_on", { n: formatNumber(point.labels) })].filter(Boolean).join(" ")],
       ["bound", sayShare(point.bound), now.bound === null ? "—" : percent.format(now.bound), ""],
       ["cost", cost(point.cost), cost(now.cost), ""],

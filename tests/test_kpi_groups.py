@@ -259,9 +259,10 @@ def test_too_few_models_show_no_curve_and_it_says_so(tmp_path):
     # The hundred next labels let -0.3 % to 2.0 % more be accepted on average: that may be nothing.
     assert forecast.next_labels is None
     assert "are worth is not known: 100 more let -0.3% to 2.0% more be accepted" in forecast.lines("EUR")[1]
-    save_threshold_labels(tmp_path, make_threshold_labels(
-        tested[:150], out_of_fold=0, max_error=0.15, delta=0.1, checked_share=0.1
-    ))  # fmt: skip
+    rng = np.random.default_rng(0)
+    few = [(float(c), bool(rng.random() > c), str(n)) for n, c in enumerate(rng.uniform(0.5, 1, 150))]
+    kept = make_threshold_labels(few, out_of_fold=0, max_error=0.1, delta=0.1, checked_share=0.1)
+    save_threshold_labels(tmp_path, kept)
     worth = compute_forecast([record], 0.1).next_labels
     assert worth is not None
     assert worth.cost == pytest.approx(10)

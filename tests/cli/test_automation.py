@@ -42,8 +42,9 @@ def test_what_is_not_given_stays_demanded_and_labels_have_to_support_it(run, sql
     run("demand", "--min-confidence", "0.5")  # no model has routed: the next routing tests it
     assert read() == (0.5, 0.3)
     make_history(sqlite_store, tmp_path, days=1, a_day=4, models=1)
-    tested = read_curve_basis(sqlite_store).tested
-    strict, lax = (math.ceil(tested.choose_threshold(error).value * 1000) / 1000 for error in (0.1, 0.3))
+    basis = read_curve_basis(sqlite_store)
+    assert basis is not None
+    strict, lax = (math.ceil(basis.tested.choose_threshold(error).value * 1000) / 1000 for error in (0.1, 0.3))
     assert lax < strict < 1
     run("demand", "--min-confidence", f"{lax}")  # which the bound that was demanded before supports
     assert read() == (lax, 0.3)

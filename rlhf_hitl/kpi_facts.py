@@ -60,7 +60,7 @@ class KpiFacts:
     Attributes:
         comparisons: those that were judged here or routed, by id.
         judgments: what people and simulated raters judged here, in the order it came.
-        decisions: of training prompts, in the order they were made.
+        decisions: of training prompts, in the order they were made; `other_decisions`: of all others.
         control: the outcomes of control comparisons on which raters have a preference; `ties` are the others.
         rater_price, machine_price: of a second.
         fees: what AI judges asked for, call by call.
@@ -76,6 +76,7 @@ class KpiFacts:
     rater_price: float
     machine_price: float
     fees: Sequence[FeeFact] = ()
+    other_decisions: Sequence[Routing] = ()
 
     @cached_property
     def counted(self) -> list[JudgmentFact]:
@@ -163,9 +164,11 @@ def is_counted(judgment: JudgmentFact, comparisons: Mapping[str, ComparisonFact]
 
 def read_kpi_facts(store: Store, settings: Settings) -> KpiFacts:
     """Read what the figures are computed from, each judgment once."""
-    decisions = read_routings(store, split=Split.TRAIN, newest=False)
+    all_decisions = read_routings(store, newest=False)
     comparisons, judgments = read_comparison_facts(store), read_judgment_facts(store)
     judgments = [j for j in judgments if j.comparison_id in comparisons]  # what came in between comes next time
+    of_train = {i for i, c in comparisons.items() if c.split == Split.TRAIN}
+    decisions = [d for d in all_decisions if d.comparison_id in of_train]
     judged = {j.comparison_id for j in judgments if is_counted(j, comparisons)}
     control, ties = _measure_control_share(store, _find_control_share(decisions), judged)
     return KpiFacts(
@@ -178,6 +181,7 @@ def read_kpi_facts(store: Store, settings: Settings) -> KpiFacts:
         rounds=Rounds(read_round_ends(store)),
         rater_price=settings.rater_price_per_hour / 3600,
         machine_price=settings.machine_price_per_hour / 3600,
+        other_decisions=[d for d in all_decisions if d.comparison_id not in of_train],
         fees=[fee for fee in read_fee_facts(store) if fee.comparison_id in comparisons],
     )
 

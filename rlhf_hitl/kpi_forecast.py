@@ -3,6 +3,7 @@ hundred labels let the model accept, in money."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from rlhf_hitl.routing.threshold_labels import ThresholdLabels, load_threshold_l
 from rlhf_hitl.stats.learning_curve import CurveEstimate, find_obstacle, forecast_accuracy
 from rlhf_hitl.store.reward_models import RewardModelRecord
 
+#: On what the accuracy is measured. What looks unlike the training prompts is never accepted, and tests nothing.
+TESTED_LABELS = "calibration labels that look like the training prompts"
 #: How many labels are asked about, and per how many comparisons to come they are weighed.
 NEXT_LABELS, PER_COMPARISONS = 100, 1000
 #: The forecast goes on to so many times the labels of the newest model.
@@ -37,8 +40,9 @@ class NextLabels:
         labels: how many they are. cost: what raters ask for them, in the currency of the settings.
         share_now, share_then: share of comparisons that these labels, and those with the next ones, let the model
             accept on average.
-        saving: what that saves for PER_COMPARISONS comparisons to come.
-        pays_from: from how many comparisons to come on they pay; None: they let nothing more be accepted.
+        saving: what that saves for PER_COMPARISONS comparisons to come, with the 95 % interval of the forecast's mean,
+            if the errors go on as in the labels so far.
+        pays_from: from how many comparisons to come on they pay; `pays_latest` at the lower end of the interval.
     """
 
     labels: int
@@ -46,7 +50,10 @@ class NextLabels:
     share_now: float
     share_then: float
     saving: float
-    pays_from: int | None
+    saving_low: float
+    saving_high: float
+    pays_from: int
+    pays_latest: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Forecast:
             return f"Forecast of the model's accuracy: {self.obstacle}."
         now, then = self.accuracy[0], self.accuracy[-1]
         return (
-            f"Forecast of the model's accuracy on calibration labels, if the curve goes on: {now.value:.1%} with the "
+            f"Forecast of the model's accuracy on {TESTED_LABELS}, if the curve goes on: {now.value:.1%} with the "
             f"{now.labels:,} labels of today, {then.value:.1%} ({then.low:.1%} to {then.high:.1%}) with "
             f"{then.labels:,}."
         )
@@ -88,11 +95,10 @@ class Forecast:
             f"{worth.share_then:.1%} of comparisons would be accepted on average, with those of today "
             f"{worth.share_now:.1%}"
         )
-        if worth.pays_from is None:
-            return f"{bought}: they would save nothing more."
         return (
-            f"{bought}. That saves {worth.saving:,.2f} {currency} for each {PER_COMPARISONS:,} comparisons to come, so "
-            f"they pay from {worth.pays_from:,} comparisons on."
+            f"{bought}. That saves {worth.saving:,.2f} {currency} (95 %: {worth.saving_low:,.2f} to "
+            f"{worth.saving_high:,.2f}) for each {PER_COMPARISONS:,} comparisons to come, so they pay from "
+            f"{worth.pays_from:,} comparisons on, from {worth.pays_latest:,} at the latest."
         )
 
 
@@ -138,9 +144,27 @@ def _weigh_next_labels(tested: ThresholdLabels | None, manual_cost: float | None
     # The share grows with the logarithm of the labels, if with anything: between two forecasts it is a straight line.
     at = np.log([f.labels for f in forecasts])
     now = forecasts[0]
-    share = float(np.interp(np.log(now.labels + NEXT_LABELS), at, [f.share for f in forecasts]))
-    # Worlds are drawn anew for each forecast, so a difference below a hundredth may be chance, and below 0 is.
-    gain = max(0.0, share - now.share) * (1 - tested.checked_share)
-    cost, saving = NEXT_LABELS * manual_cost, gain * manual_cost * PER_COMPARISONS
-    pays_from = round(NEXT_LABELS / gain) if gain > 0.001 else None
-    return NextLabels(NEXT_LABELS, cost, now.share, max(share, now.share), saving, pays_from)
+    weights = np.array([np.interp(np.log(now.labels + NEXT_LABELS), at, one) for one in np.eye(len(forecasts))])
+    weights[0] -= 1  # of the gain, no longer of the share
+    more = float(weights @ [f.share for f in forecasts])
+    # Labels are drawn anew for each forecast, so a part of the difference is chance. Both share their curves, so it is
+    # a little less chance than this says.
+    half = 1.96 * float(np.sqrt(weights**2 @ np.square([f.error for f in forecasts])))
+    if more <= half:
+        low, high = f"{more - half:.1%}", f"{more + half:.1%}"
+        return f"{NEXT_LABELS} more let {low} to {high} more be accepted on average, by the forecast"
+    gain, low, high = (share * (1 - tested.checked_share) for share in (more, more - half, more + half))
+    if not gain:
+        return "raters check all that would be accepted"
+    saving, saving_low, saving_high = (share * manual_cost * PER_COMPARISONS for share in (gain, low, high))
+    return NextLabels(
+        NEXT_LABELS,
+        NEXT_LABELS * manual_cost,
+        now.share,
+        now.share + more,
+        saving,
+        saving_low,
+        saving_high,
+        pays_from=math.ceil(NEXT_LABELS / gain),
+        pays_latest=math.ceil(NEXT_LABELS / low),
+    )

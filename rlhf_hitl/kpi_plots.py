@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from rlhf_hitl.kpi_forecast import TESTED_LABELS
 from rlhf_hitl.kpi_groups import GroupFigures, Spread
 from rlhf_hitl.kpi_report import KpiReport
 from rlhf_hitl.plots import Plot, Series, Unit, XKind
@@ -215,9 +216,9 @@ def _make_forecast_plot(report: KpiReport) -> Plot:
     if ahead:
         expected = [Estimate(a.value, a.low, a.high, 0) if (a := ahead.get(n)) else None for n in x]
         series.append(_make_share("expected", expected, dashed=True))
-    note = "on calibration labels; a power law through the models that routed, 95 % intervals"
+    note = f"on {TESTED_LABELS}; a power law through the models that routed, 95 % intervals"
     if forecast.obstacle and x:
-        note = f"on calibration labels. No forecast yet: {forecast.obstacle}"
+        note = f"on {TESTED_LABELS}. No forecast yet: {forecast.obstacle}"
     empty = "" if x else "Nothing to draw: no model has routed yet."
     title, x_label = "Accuracy against labels", "training labels"
     return Plot("forecast", title, x, x_label, "number", "share", "share right", series, note, empty, from_zero=False)

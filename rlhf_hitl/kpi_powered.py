@@ -8,7 +8,7 @@ the same round.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import read_families, read_policies
 from rlhf_hitl.store.judgments import read_judgments_of
 from rlhf_hitl.store.label_votes import read_vote_weights
-from rlhf_hitl.store.routings import Routing, read_routings
+from rlhf_hitl.store.routings import Routing
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Label, Role, Route, Score, Verdict
 from rlhf_hitl.wording import say_count
@@ -32,15 +32,19 @@ MIN_LABELS, MAX_POLICIES = 10, 8
 _Row = tuple[tuple[int, str, str], Score, bool]
 
 
-def compute_powered_figures(store: Store, trained: Collection[str]) -> tuple[PoweredFigure, ...]:
+def compute_powered_figures(
+    store: Store, decisions: Iterable[Routing], trained: Collection[str]
+) -> tuple[PoweredFigure, ...]:
     """Return the model's accuracy on training prompts and the policies' win rates on all, as far as labels allow.
 
     Args:
+        decisions: all that were made, those on a comparison in their order.
         trained: the comparisons of training prompts that were routed.
     """
-    decisions = [d for d in read_routings(store, newest=False) if d.route is not Route.ESCALATED and d.reward_model_id]
+    decisions = [d for d in decisions if d.route is not Route.ESCALATED and d.reward_model_id]
     if not decisions:
         return ()
+    # The pools are all that was routed, by every model: the scores of the measured few alone would not tell of them.
     models = sorted({str(d.reward_model_id) for d in decisions})
     scores = {(m, s.comparison_id): s for m in models for s in read_scores(store, m)}
     in_pools = {

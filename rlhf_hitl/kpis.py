@@ -8,6 +8,7 @@ are hidden repeats and votes that were imported. The time they took is a cost al
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from rlhf_hitl.config import Settings
@@ -74,7 +75,7 @@ def compute_kpi_report(store: Store, settings: Settings, *, by: Sequence[str] = 
         simulated_models=sum(learnt_from_simulated[i] for i in models),
         currency=settings.currency,
         projects=projects,
-        powered=compute_powered_figures(store, facts.routings.keys()),
+        powered=compute_powered_figures(store, chain(facts.decisions, facts.other_decisions), facts.routings.keys()),
         gains=next((found for found in gains if found is not None), None),
         others=compute_other_figures(store, facts, groups, savings, settings.currency),
         groups=groups,

@@ -256,10 +256,20 @@ def test_too_few_models_show_no_curve_and_it_says_so(tmp_path):
     assert forecast.models[0].accuracy == pytest.approx(1 - np.mean([w for _, w, _ in tested[:200]]))
     assert forecast.accuracy == ()
     assert "too few points" in forecast.lines("EUR")[0]
-    worth = forecast.next_labels
+    # The hundred next labels let -0.3 % to 2.0 % more be accepted on average: that may be nothing.
+    assert forecast.next_labels is None
+    assert "are worth is not known: 100 more let -0.3% to 2.0% more be accepted" in forecast.lines("EUR")[1]
+    rng = np.random.default_rng(0)
+    few = [(float(c), bool(rng.random() > c), str(n)) for n, c in enumerate(rng.uniform(0.5, 1, 150))]
+    kept = make_threshold_labels(few, out_of_fold=0, max_error=0.1, delta=0.1, checked_share=0.1)
+    save_threshold_labels(tmp_path, kept)
+    worth = compute_forecast([record], 0.1).next_labels
     assert worth is not None
     assert worth.cost == pytest.approx(10)
     assert worth.saving == pytest.approx((worth.share_then - worth.share_now) * 0.9 * 0.1 * 1000)
+    assert 0 < worth.saving_low < worth.saving < worth.saving_high
+    assert 100 / worth.pays_from <= worth.saving / (0.1 * 1000)
+    assert worth.pays_from < worth.pays_latest
 
 
 def test_a_store_says_the_same_of_what_was_done_on_both_databases(store, tmp_path):

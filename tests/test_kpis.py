@@ -151,7 +151,9 @@ def test_what_judges_asked_for_is_a_cost_of_its_own(office):
     assert "repeats and skips) + judges 0.75 EUR (2 paid calls) + machine 3.00 EUR" in cost.note
     assert newest.note.startswith("raters 2.50 + judges 0.75 + machine 3.00 EUR")
     assert [r.cost for r in report.rounds] == [pytest.approx(6.25)]
-    saved, unasked = report.savings.newest, before.savings.newest
+    saved, unasked = (of.savings and of.savings.newest for of in (report, before))
+    assert saved is not None
+    assert unasked is not None
     assert (saved.judges, saved.net) == (0.75, pytest.approx(unasked.net - 0.75))
     text = render_kpi_report(report)
     assert ">judges<" in text

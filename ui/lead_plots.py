@@ -7,18 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpi_changes import find_changes
 from rlhf_hitl.kpi_groups import GroupFigures
 from rlhf_hitl.kpi_plots import make_curve_plot, make_money_plots, make_trend_plots
 from rlhf_hitl.kpi_report import KpiReport
 from rlhf_hitl.reward.evaluation_record import Estimate
-from rlhf_hitl.routing.threshold_curve import CurveBasis, check_target, compute_curve
+from rlhf_hitl.routing.threshold_curve import CurveBasis, compute_curve, demand_target
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.automation import say_who
 from rlhf_hitl.store.projects import list_projects
-from rlhf_hitl.store.routing_targets import clear_target, read_targets, set_target
+from rlhf_hitl.store.routing_targets import clear_target, read_targets
 from rlhf_hitl.ui.dashboard import PageMessage
 from rlhf_hitl.visible import make_all_visible
 
@@ -128,19 +127,13 @@ def describe_curve(
 
 
 def demand(store: Store, get_basis: Callable[[], CurveBasis | None], request: DemandRequest, by: Actor) -> None:
-    """Demand a confidence, and with it more errors where the lead allows them.
+    """Demand a confidence, and with it more errors where the lead allows them; an earlier allowance stays.
 
     Raises:
         BadInput: the labels do not show the bound from there on.
     """
-    basis = get_basis()
-    if basis is None:
-        raise BadInput("a threshold", expected="a model that has routed", fix="run `rlhf-hitl route` first")
-    before = read_targets(store).get(request.project)
-    max_error = request.max_error or (before and before.max_error)
-    in_force = basis.tested.max_error if max_error is None else max_error
-    check_target(basis.tested, min_confidence=request.confidence, max_error=in_force)
-    set_target(store, request.project, max_error=max_error, min_confidence=request.confidence, by=by)
+    demanded = {"min_confidence": request.confidence, "max_error": request.max_error}
+    demand_target(store, get_basis(), request.project, **demanded, by=by)
 
 
 def clear_demand(store: Store, request: ClearRequest, by: Actor) -> None:

@@ -99,20 +99,19 @@ def demand_command(
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Demand a threshold from the next routing on, or show what is demanded. The lead's page shows what it causes."""
-    from rlhf_hitl.routing.threshold_curve import check_target, read_curve_basis
+    """Demand a threshold from the next routing on, or show what is demanded. What is not given stays as it was. The
+    lead's page shows what it causes."""
+    from rlhf_hitl.routing.threshold_curve import demand_target, read_curve_basis
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.automation import say_who
-    from rlhf_hitl.store.routing_targets import clear_target, read_targets, set_target
+    from rlhf_hitl.store.routing_targets import clear_target, read_targets
 
     opened = Store.open(store)
     if clear:
         clear_target(opened, project)
     elif min_confidence is not None or max_error is not None:
-        if (basis := read_curve_basis(opened)) is not None and min_confidence is not None:
-            in_force = basis.tested.max_error if max_error is None else max_error
-            check_target(basis.tested, min_confidence=min_confidence, max_error=in_force)
-        set_target(opened, project, max_error=max_error, min_confidence=min_confidence or 0.0)
+        basis = read_curve_basis(opened)
+        demand_target(opened, basis, project, min_confidence=min_confidence, max_error=max_error)
     demands = [
         {"project": t.project, "max_error": t.max_error, "min_confidence": t.min_confidence}
         | {"by": say_who(opened, t.by), "at": t.at.isoformat()}

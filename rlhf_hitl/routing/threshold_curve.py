@@ -17,9 +17,9 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.routing.threshold_labels import ThresholdLabels, load_threshold_labels
 from rlhf_hitl.stats.intervals import wilson_interval
-from rlhf_hitl.store import Store
+from rlhf_hitl.store import Store, audit
 from rlhf_hitl.store.reward_models import list_reward_models
-from rlhf_hitl.store.routing_targets import RoutingTarget
+from rlhf_hitl.store.routing_targets import RoutingTarget, check_shares, read_targets, set_target
 from rlhf_hitl.store.scores import read_open_confidences
 
 #: The bounds that are tried, and how many confidences are shown.
@@ -118,6 +118,38 @@ def check_target(tested: ThresholdLabels, *, min_confidence: float, max_error: f
         expected=f"{threshold.value:.3f} or more",
         fix=f"demand more confidence{allow}",
     )
+
+
+def demand_target(
+    store: Store,
+    basis: CurveBasis | None,
+    project: str,
+    *,
+    min_confidence: float | None = None,
+    max_error: float | None = None,
+    by: audit.Actor = audit.CLI,
+) -> RoutingTarget:
+    """Demand a confidence, an error or both in a project, from the next routing on. What is not given stays as it was
+    demanded before.
+
+    Args:
+        basis: of the newest model that routed, whose labels have to support it; None: none has, and the next routing
+            tests it.
+
+    Raises:
+        BadInput: an error or a confidence that is no share, or labels do not show the bound from that confidence on.
+        NotFound: there is no such project.
+    """
+    before = read_targets(store).get(project)
+    if min_confidence is None:
+        min_confidence = 0.0 if before is None else before.min_confidence
+    if max_error is None and before is not None:
+        max_error = before.max_error
+    check_shares(max_error, min_confidence)
+    if basis is not None and min_confidence > 0:  # who demands none leaves the threshold to the test
+        in_force = basis.tested.max_error if max_error is None else max_error
+        check_target(basis.tested, min_confidence=min_confidence, max_error=in_force)
+    return set_target(store, project, max_error=max_error, min_confidence=min_confidence, by=by)
 
 
 @dataclass(frozen=True)

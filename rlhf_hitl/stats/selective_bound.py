@@ -50,13 +50,14 @@ class ShownSet:
 @dataclass(frozen=True)
 class Forecast:
     """What so many labels would show: the share accepted (mean, and 80 % interval over curves that the labels so far
-    allow), and the chance that anything is."""
+    allow), and the chance that anything is. `error` is the standard error of the mean, as worlds are few."""
 
     labels: int
     share: float
     low: float
     high: float
     chance: float
+    error: float = 0.0
 
 
 def bound_error(wrong: np.ndarray, clusters: np.ndarray, delta: float) -> float:
@@ -206,7 +207,8 @@ def forecast_share(
             reached = len(sizes) if passed.all() else int(np.argmin(passed))
             shares[i] = sizes[reached - 1] / m if reached else 0.0
         low, high = np.quantile(shares, (0.1, 0.9))
-        forecasts.append(Forecast(labels, float(shares.mean()), float(low), float(high), float((shares > 0).mean())))
+        error, chance = float(shares.std(ddof=1)) / math.sqrt(WORLDS), float((shares > 0).mean())
+        forecasts.append(Forecast(labels, float(shares.mean()), float(low), float(high), chance, error))
     return forecasts
 
 

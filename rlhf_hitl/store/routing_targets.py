@@ -53,15 +53,24 @@ def set_target(
         NotFound: there is no such project.
         BadInput: an error or a confidence that is no share.
     """
-    if max_error is not None and not 0 < max_error < 1:
-        raise BadInput(f"an error of {max_error}", expected="a share above 0 and below 1", fix="e.g. 0.1")
-    if not 0 <= min_confidence <= 1:
-        raise BadInput(f"a confidence of {min_confidence}", expected="0 to 1", fix="e.g. 0.9")
+    check_shares(max_error, min_confidence)
     with store.write() as conn:
         lock_automation(store, conn)
         require_project(conn, project)
         audit.record(conn, by, SET, project, max_error=max_error, min_confidence=min_confidence)
     return RoutingTarget(project, max_error, min_confidence, by.id, utc_now())
+
+
+def check_shares(max_error: float | None, min_confidence: float) -> None:
+    """Check that what is demanded are shares.
+
+    Raises:
+        BadInput: an error or a confidence that is none.
+    """
+    if max_error is not None and not 0 < max_error < 1:
+        raise BadInput(f"an error of {max_error}", expected="a share above 0 and below 1", fix="e.g. 0.1")
+    if not 0 <= min_confidence <= 1:
+        raise BadInput(f"a confidence of {min_confidence}", expected="0 to 1", fix="e.g. 0.9")
 
 
 def clear_target(store: Store, project: str, *, by: audit.Actor = audit.CLI) -> None:

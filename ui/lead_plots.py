@@ -17,7 +17,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.automation import say_who
 from rlhf_hitl.store.projects import list_projects
-from rlhf_hitl.store.routing_targets import clear_target, read_targets
+from rlhf_hitl.store.routing_targets import clear_target, read_targets, say_seen
 from rlhf_hitl.ui.dashboard import PageMessage
 from rlhf_hitl.visible import make_all_visible
 
@@ -45,6 +45,7 @@ class DemandRequest(PageMessage):
     project: ProjectName
     confidence: Annotated[float, Field(ge=0, le=1)]
     max_error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    seen: Annotated[str, Field(max_length=40)] | None = None  # the demand that the page shows
 
 
 class ClearRequest(PageMessage):
@@ -120,6 +121,7 @@ def describe_curve(
         "advice": curve.advice,
         "project": project,
         "demand": demand,
+        "seen": say_seen(target),
         "manual_cost": manual_cost,
         "currency": currency,
         "routed_at": basis.tested.at.isoformat(),
@@ -131,8 +133,9 @@ def demand(store: Store, get_basis: Callable[[], CurveBasis | None], request: De
 
     Raises:
         BadInput: the labels do not show the bound from there on.
+        Conflict: another lead has demanded something else since the page was drawn.
     """
-    demanded = {"min_confidence": request.confidence, "max_error": request.max_error}
+    demanded = {"min_confidence": request.confidence, "max_error": request.max_error, "seen": request.seen}
     demand_target(store, get_basis(), request.project, **demanded, by=by)
 
 

@@ -118,7 +118,8 @@ def demand_command(
         for t in read_targets(opened).values()
     ]
     lines = [
-        (d["project"], d["min_confidence"], "" if d["max_error"] is None else d["max_error"], d["by"]) for d in demands
+        (d["project"], d["min_confidence"] or "", "" if d["max_error"] is None else d["max_error"], d["by"])
+        for d in demands
     ]
     columns = ("project", "confidence at least", "error at most", "by")
     table = make_table("Demands", lines, columns) if lines else "Nothing is demanded: the router decides as it is told."

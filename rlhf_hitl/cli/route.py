@@ -155,14 +155,28 @@ def route_comparisons_command(
     if routed.sent_by_leads:
         sent = say_count(routed.sent_by_leads, "comparison stays", "comparisons stay")
         halted.append(f"{sent} with raters, because a lead sent them there")
-    halted += [f"Project {name}: {of.reason}" for name, of in routed.demanded.items()]
-    rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
+    rules = _explain_rules(routed.by_rule)
     asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
     more = [
-        *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice,
+        *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, *_explain_thresholds(routed),
         *_explain_cascade(routed), asked, str(routed.gains),
     ]  # fmt: skip
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+def _explain_thresholds(routed: RoutingReport) -> list[str]:
+    """Say from which confidence on was accepted, and what more labels would bring: of each project where a lead demands
+    something, and of the others."""
+    said = [(f"Project {name}, as a lead demands: ", of) for name, of in routed.demanded.items()]
+    if routed.projects - routed.demanded.keys() or not said:
+        said.append(("Other projects: " if said else "", routed.threshold))
+    lines = []
+    for of_whom, threshold in said:
+        lines.append(of_whom + threshold.reason)
+        if threshold.advice:
+            rules = ", before what rules send to people" if routed.by_rule else ""
+            lines.append(f"{of_whom}{threshold.advice}{rules}")
+    return lines
 
 
 def _describe_cascade(routed: RoutingReport) -> dict[str, Any] | None:

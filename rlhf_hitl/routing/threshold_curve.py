@@ -127,6 +127,7 @@ def demand_target(
     *,
     min_confidence: float | None = None,
     max_error: float | None = None,
+    seen: str | None = None,
     by: audit.Actor = audit.CLI,
 ) -> RoutingTarget:
     """Demand a confidence, an error or both in a project, from the next routing on. What is not given stays as it was
@@ -135,8 +136,10 @@ def demand_target(
     Args:
         basis: of the newest model that routed, whose labels have to support it; None: none has, and the next routing
             tests it.
+        seen: what `say_seen` says of the demand that whoever demands has before them; None: it is not asked.
 
     Raises:
+        Conflict: somebody has demanded something else since.
         BadInput: an error or a confidence that is no share, or labels do not show the bound from that confidence on.
         NotFound: there is no such project.
     """
@@ -149,7 +152,7 @@ def demand_target(
     if basis is not None and min_confidence > 0:  # who demands none leaves the threshold to the test
         in_force = basis.tested.max_error if max_error is None else max_error
         check_target(basis.tested, min_confidence=min_confidence, max_error=in_force)
-    return set_target(store, project, max_error=max_error, min_confidence=min_confidence, by=by)
+    return set_target(store, project, max_error=max_error, min_confidence=min_confidence, seen=seen, by=by)
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,8 @@ def compute_curve(
         target: what a lead demands there.
     """
     tested = basis.tested
-    threshold = apply_target(tested, tested.choose_threshold(), target)
+    has_own_bound = target is not None and target.max_error is not None
+    threshold = apply_target(tested, tested.choose_threshold(), target, forecasts=has_own_bound)
     pools = [pool for name, pool in basis.pools.items() if project in (None, name)]
     pool = np.concatenate(pools) if pools else np.array([])
     scores = np.sort(pool[np.isfinite(pool)])
@@ -225,7 +229,7 @@ def compute_curve(
         pool=len(pool),
         unlike=len(pool) - len(scores),
         demand=target,
-        advice=basis.advice,
+        advice=threshold.advice if has_own_bound else basis.advice,
     )
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, Conflict
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.automation import lock_automation
 from rlhf_hitl.store.db import Store
@@ -45,18 +46,25 @@ def set_target(
     *,
     max_error: float | None = None,
     min_confidence: float = 0.0,
+    seen: str | None = None,
     by: audit.Actor = audit.CLI,
 ) -> RoutingTarget:
     """Demand something of automation in a project, from the next routing on.
 
+    Args:
+        seen: when what was demanded before was demanded, as `say_seen` has it, if that is to be checked.
+
     Raises:
         NotFound: there is no such project.
         BadInput: an error or a confidence that is no share.
+        Conflict: somebody has demanded something else since.
     """
     check_shares(max_error, min_confidence)
     with store.write() as conn:
         lock_automation(store, conn)
         require_project(conn, project)
+        if seen is not None and seen != say_seen(_read(conn).get(project)):
+            raise Conflict("Somebody has demanded something else here since this curve was drawn. Fix: look again")
         audit.record(conn, by, SET, project, max_error=max_error, min_confidence=min_confidence)
     return RoutingTarget(project, max_error, min_confidence, by.id, utc_now())
 
@@ -87,10 +95,19 @@ def clear_target(store: Store, project: str, *, by: audit.Actor = audit.CLI) -> 
 
 def read_targets(store: Store) -> dict[str, RoutingTarget]:
     """Return project → what is demanded there; projects without a demand are not in it."""
+    with store.read() as conn:
+        return _read(conn)
+
+
+def say_seen(target: RoutingTarget | None) -> str:
+    """Return what tells a demand from any other: when it was made; empty for none."""
+    return "" if target is None else target.at.isoformat()
+
+
+def _read(conn: Connection) -> dict[str, RoutingTarget]:
     newest = sa.select(sa.func.max(entries.c.seq)).where(entries.c.action.in_([SET, CLEARED]))
     query = sa.select(entries).where(entries.c.seq.in_(newest.group_by(entries.c.subject)), entries.c.action == SET)
-    with store.read() as conn:
-        rows = conn.execute(query).mappings().all()
+    rows = conn.execute(query).mappings().all()
     return {
         row["subject"]: RoutingTarget(
             row["subject"], row["details"]["max_error"], row["details"]["min_confidence"], row["actor"], row["at"]

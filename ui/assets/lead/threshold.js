@@ -25,9 +25,13 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
     const { demand } = curve;
     $("threshold-clear").hidden = !demand;
     $("threshold-demand").replaceChildren(
-      ...(demand ? [t("threshold_demanded", { name: demand.by, confidence: confidenceFormat.format(demand.confidence) }), " ", createTime(demand.at)] : []),
+      ...(demand ? [sayDemand(demand), " ", createTime(demand.at)] : []),
     );
     $("threshold-advice").textContent = curve.advice;
+  }
+  function sayDemand({ by, confidence, max_error }) {
+    const what = confidence > 0 || max_error === null ? "threshold_demanded" : "threshold_demanded_error";
+    return t(what, { name: by, confidence: confidenceFormat.format(confidence), bound: percent.format(max_error ?? 0) });
   }
   const findNearest = (wanted) => curve.points.reduce((best, point, n) => (Math.abs(point.confidence - wanted) < Math.abs(curve.points[best].confidence - wanted) ? n : best), 0);
 
@@ -90,7 +94,7 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
     if ($("threshold-apply").getAttribute("aria-disabled") === "true") return;
     const point = curve.points[chosen];
     const more = $("threshold-allow").hidden ? {} : { max_error: point.bound };
-    await send(server.set_demand({ project: curve.project, confidence: point.confidence, ...more }));
+    await send(server.set_demand({ project: curve.project, confidence: point.confidence, seen: curve.seen, ...more }));
   });
   $("threshold-clear").addEventListener("click", () => send(server.end_demand({ project: curve.project })));
   async function send(call) {

@@ -29,7 +29,7 @@ class SavingsDay:
         sure: comparisons so far that the model would accept, those included that raters check.
         gross: what people would have cost on them. net: what is left of it, with its 95 % interval.
         checks, judges, machine: what raters' controls and audits of them, AI judges, and the machine cost so far.
-        roi: net saved for each unit spent on checks, judges and the machine; None where nothing was spent.
+        roi: net saved for each unit spent on checks, judges and the machine; None before raters have checked anything.
     """
 
     day: date
@@ -109,7 +109,8 @@ def _add_up(facts: KpiFacts, mean: float, low: float, high: float) -> list[Savin
         count, checks = count + sure_on[day], checks + checks_on[day]
         judges, machine = judges + judges_on[day], machine + machine_on[day]
         spent, gross = checks + judges + machine, count * mean
-        roi = (gross - spent) / spent if spent else None
+        # Before raters have checked any of it, hardly anything is spent, and what is returned for that says nothing.
+        roi = (gross - spent) / spent if checks else None
         ends = count * low - spent, count * high - spent
         days.append(SavingsDay(day, count, gross, checks, judges, machine, gross - spent, *ends, roi))
     return days

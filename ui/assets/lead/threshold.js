@@ -30,8 +30,8 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
     $("threshold-advice").textContent = curve.advice;
   }
   function sayDemand({ by, confidence, max_error }) {
-    const what = confidence > 0 || max_error === null ? "threshold_demanded" : "threshold_demanded_error";
-    return t(what, { name: by, confidence: confidenceFormat.format(confidence), bound: percent.format(max_error ?? 0) });
+    if (confidence === 0 && max_error !== null) return t("threshold_demanded_error", { name: by, bound: percent.format(max_error) });
+    return t("threshold_demanded", { name: by, confidence: confidenceFormat.format(confidence) });
   }
   const findNearest = (wanted) => curve.points.reduce((best, point, n) => (Math.abs(point.confidence - wanted) < Math.abs(curve.points[best].confidence - wanted) ? n : best), 0);
 

@@ -26,8 +26,8 @@ def test_imports_and_exports_are_recorded_with_what_they_were_of(sqlite_url, tmp
         said = [(e.actor, e.action, e.subject, e.details) for e in audit.list_entries(store)]
     assert said == [
         ("cli", "import", "default", {"rows": 1, "judgments": 1}),
-        ("cli", "export", "trl", {"project": None}),
-        ("cli", "export", "archive", {"project": None}),
+        ("cli", "export", "trl", {"project": None, "decisions": 0}),
+        ("cli", "export", "archive", {"project": None, "decisions": 0}),
     ]
     restored = f"sqlite:///{tmp_path}/restored.db"
     assert run_command("import", archive, "--store", restored).returncode == 0

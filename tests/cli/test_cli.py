@@ -38,7 +38,7 @@ WITH_STORE = [name for name, c in COMMANDS.items() if any("--store" in p.opts fo
 MAKE_A_STORE = {"init", "import", "loop", "quickstart"}
 
 #: What is required and is one of a few words.
-CHOICES = {"scope": "task", "event": "alert.raised", "where": "route=human", "budget": "1"}
+CHOICES = {"scope": "task", "event": "alert.raised", "where": "route=human", "budget": "1", "number": "1"}
 
 every_command = pytest.mark.parametrize("name", list(COMMANDS))
 

@@ -129,7 +129,8 @@ def make_call(name: str, *, hostile: bool) -> list[str]:
             and (param.required or hostile)
         ):
             words += [HOSTILE] if param.param_type_name == "argument" else [param.opts[0], HOSTILE]
-    return words + (["--no-serve"] if name == "quickstart" else [])
+    # What runs until somebody stops it is asked for what ends.
+    return words + {"quickstart": ["--no-serve"], "learn": ["--status"]}.get(name, [])
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

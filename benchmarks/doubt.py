@@ -154,8 +154,9 @@ def measure_shift(home: Pairs, elsewhere: Pairs, seed: int) -> dict[str, float]:
         usual = () if suffix else summarise_home(measure_uncertainties(head, tested), head.head.usual_uncertainties)
         bar = choose_bar(usual, np.concatenate([measure_uncertainties(head, part) for part in (own, other)]))
         confidence, wrong, prompts = judge(head, tested, bar)
-        asked, bound = np.isfinite(confidence), {"max_error": ALPHA, "delta": DELTA, "elsewhere": bar.elsewhere}
-        threshold = choose_threshold(confidence[asked], wrong[asked], prompts[asked], **bound)
+        known = np.isfinite(confidence)
+        labels = confidence[known], wrong[known], prompts[known]
+        threshold = choose_threshold(*labels, max_error=ALPHA, delta=DELTA, elsewhere=bar.elsewhere)
         pool = [judge(head, part, bar) for part in (own, other)]
         barred = [float(np.isneginf(part[0]).mean()) for part in pool]
         confidence, wrong = (np.concatenate([part[i] for part in pool]) for i in (0, 1))

@@ -211,7 +211,8 @@ def learning(store: Store, workspace: Path, in_process: bool) -> Iterator[tuple[
         learners[0].stop()
         return
     env = os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)}
-    process = subprocess.Popen([*COMMAND, "learn", "--store", store.url], env=env)
+    # What it prints when it stops is no figure.
+    process = subprocess.Popen([*COMMAND, "learn", "--store", store.url], env=env, stdout=subprocess.DEVNULL)
     try:
         # Nothing is submitted at that moment, so it holds no lock.
         yield lambda: process.send_signal(signal.SIGSTOP), lambda: process.send_signal(signal.SIGCONT)
@@ -234,7 +235,7 @@ def wait_for(store: Store, is_so: Callable[[LiveState], bool], seconds: float) -
 def find_delays(store: Store, submitted: list[tuple[str, float, float]], seen: list[tuple[int, float]]) -> list[float]:
     """Return the seconds from each judgment to the first order that knows it."""
     with store.read() as conn:
-        numbers = dict(conn.execute(sa.select(judgments.c.id, judgments.c.seq)).tuples().all())
+        numbers = {row.id: row.seq for row in conn.execute(sa.select(judgments.c.id, judgments.c.seq))}
     revisions, at = (np.array(column) for column in zip(*seen))
     delays = []
     for id, done, _ in submitted:

@@ -1,5 +1,6 @@
 """Which completions of a prompt are compared."""
 
+import json
 from itertools import combinations
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from command_line import run_command
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.sampled_comparisons import make_comparisons
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.routing.pairing import _take_spread, choose_pairs
+from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.types import Completion, Message, Prompt, Split
 
 
@@ -57,3 +60,23 @@ def test_no_completion_is_compared_much_more_often_than_another(n, number, rando
         assert uses.min() > 0, "each completion is compared"
     if number <= n // 2:
         assert uses.max() == 1
+
+
+def test_generate_compares_what_the_rule_chooses_and_says_of_how_many_prompts(judged_store, trained_model, tiny_model):
+    words = ["generate", "--policy", tiny_model, "--split", "train", "--limit", 4, "--completions", 4]
+    words += ["--max-new-tokens", 6, "--temperature", 1.5, "--store", judged_store.url, "--json"]
+    chosen = ["--pairing", "least-margin", "--pairs", 1, "--reward-model", trained_model.id]
+    done = run_command(*words, *chosen)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    drawn = sum(judged_store.draw("pairing", p.id, 10) == 0 for p in list_prompts(judged_store, split=Split.TRAIN)[:4])
+    assert said["paired_by_rule"] == 4 - drawn
+    assert said["comparisons"] == said["paired_by_rule"] + 2 * drawn
+    for wrong, expected in (
+        (["--pairs", 2], "--pairs 2 without a rule"),
+        (["--pairing", "best"], "--pairing best"),
+        (["--pairing", "entropy", "--k", 3], "--pairing entropy with --k 3"),
+    ):
+        refused = run_command(*words, *wrong)
+        assert refused.returncode == 2
+        assert expected in refused.stderr

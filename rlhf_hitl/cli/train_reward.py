@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RewardBackend = Literal["head", "full", "classifier"]
 
 #: The options that only some backends have.
-HEAD_OPTIONS = ("--layer", "--pooling", "--uncertainty", "--length-neutral")
+HEAD_OPTIONS = ("--layer", "--pooling", "--uncertainty", "--length-neutral", "--half")
 REFUSED_OPTIONS: dict[RewardBackend, tuple[str, ...]] = {
     "head": ("--config",),
     "full": (*HEAD_OPTIONS, "--dtype"),
@@ -77,6 +77,14 @@ def train_reward_command(
     length_neutral: Annotated[
         bool, typer.Option("--length-neutral", help="Take what goes with the answers' lengths out of a head's margins.")
     ] = False,
+    half: Annotated[
+        Literal["first", "second"] | None,
+        typer.Option(
+            help="Let a head learn from this half of the training prompts only: for a gold model that watches the "
+            "tuning on the rewards of another (`gold_reward_model`).",
+            show_default="all prompts",
+        ),
+    ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Update the head of the newest model with new votes only.")
     ] = False,
@@ -110,6 +118,7 @@ def train_reward_command(
     options = {
         "--config": config, "--layer": layer, "--pooling": pooling, "--dtype": dtype, "--uncertainty": uncertainty,
         "--backbone": backbone, "--max-length": max_length, "--length-neutral": length_neutral or None,
+        "--half": half,
     }  # fmt: skip
     if update:
         flags = [flag for flag, value in options.items() if value is not None] + ["--skip-bad"] * skip_bad
@@ -140,7 +149,7 @@ def train_reward_command(
 
     values = {} if config is None else read_yaml_settings(config)
     if backend != "classifier":
-        load_training_pairs(opened, label_model)
+        load_training_pairs(opened, label_model, half)
     name = backbone or values.get("model_name_or_path") or DEFAULT_MODEL
     if backend != "head" or not is_bundled_only(name):
         locate_model_folder(name)
@@ -179,6 +188,7 @@ def train_reward_command(
             skip_bad=skip_bad,
             label_model=label_model,
             length_neutral=length_neutral,
+            half=half,
         )
     return _report_model(opened, model, workspace, "adopted" if backend == "classifier" else "trained")
 

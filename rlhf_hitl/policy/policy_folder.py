@@ -1,25 +1,40 @@
-"""The folder of a tuned policy: where it goes, how it is written whole or not at all, and the card in it."""
+"""The folder of a tuned policy: where it goes, how it is written whole or not at all, and the record of its tuning.
+
+Beside the model are `training.json` (settings, counts and what was logged), `config.yaml` (the settings, to be given
+again), `metrics.jsonl` (a line for each logged step), `training.svg` (their plot), `samples.jsonl` (the same prompts
+answered before and after) and `README.md`, the card.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.models import get_display_name
+from rlhf_hitl.policy.training_plot import plot_training
 from rlhf_hitl.reward.model_card import README_FILE, make_hub_metadata
+from rlhf_hitl.visible import make_visible
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from rlhf_hitl.policy.before_after import AnswerChange
+
 #: The file in every tuned policy that says how it was made and how the training went.
 TRAINING_CARD = "training.json"
+CONFIG, METRICS, PLOT, SAMPLES = "config.yaml", "metrics.jsonl", "training.svg", "samples.jsonl"
+#: How many samples the card shows, and how much of each text.
+SAMPLES_IN_CARD, EXCERPT = 3, 600  # characters
 
 _TEMPLATE = """---
 {{ metadata }}
@@ -53,7 +68,39 @@ answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=50)[0, tokens[
 | {{ name|replace("_", " ") }} | {{ "{:.4g}".format(value) if value is float else value }} |
 {% endfor %}
 
-`training.json` has the settings and what was logged.
+`training.json` has the settings and what was logged, `config.yaml` the settings alone.
+{% if card.stopped %}
+
+**It was stopped early:** {{ card.stopped }}. The folder holds the last good policy.
+{% endif %}
+{% for warning in card.warnings or () %}
+
+Warning: {{ warning }}
+{% endfor %}
+{% if plot %}
+
+![What was logged of the training](training.svg)
+{% endif %}
+{% if samples %}
+
+## Before and after
+
+The same prompts of the training, from the same random numbers. `samples.jsonl` has all of them.
+{% for sample in samples %}
+
+Prompt:
+
+{{ sample.prompt }}
+
+Before:
+
+{{ sample.before }}
+
+After:
+
+{{ sample.after }}
+{% endfor %}
+{% endif %}
 
 ## Limits
 
@@ -77,11 +124,23 @@ def get_checkpoint_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.checkpoints")
 
 
-def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge: bool, card: dict[str, Any]) -> None:
-    """Write a tuned policy that `models.load_policy` reads (safetensors, tokenizer, card), whole or not at all.
+def save_policy(
+    model: PeftModel,
+    tokenizer: Any,
+    out: Path,
+    *,
+    base: str,
+    merge: bool,
+    card: dict[str, Any],
+    samples: Sequence[AnswerChange] = (),
+) -> None:
+    """Write a tuned policy that `models.load_policy` reads, with the record of its tuning, whole or not at all.
 
     Args:
         base: name of the model under the adapter, written into an adapter that is not merged.
+        card: `method`, `settings`, `history` (the figures of each logged step), and counts; `stopped` says why it was
+            stopped early, and `warnings` is a list.
+        samples: answers before and after.
     """
     from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
@@ -98,11 +157,26 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
         (draft / TRAINING_CARD).write_text(
             json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8"
         )
-        (draft / README_FILE).write_text(render_policy_card(card, base=base, merged=merge), encoding="utf-8")
+        _write_record(draft, card, samples)
+        text = render_policy_card(card, base=base, merged=merge, samples=samples)
+        (draft / README_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(get_checkpoint_folder(out), ignore_errors=True)
 
 
-def render_policy_card(card: dict[str, Any], *, base: str, merged: bool) -> str:
+def _write_record(draft: Path, card: dict[str, Any], samples: Sequence[AnswerChange]) -> None:
+    """Write what people and programs read of a tuning beside its card."""
+    settings = json.loads(json.dumps(card.get("settings", {}), default=str))
+    (draft / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    history = card.get("history", [])
+    (draft / METRICS).write_text("".join(f"{json.dumps(row, default=str)}\n" for row in history), encoding="utf-8")
+    if plot := plot_training(history, f"{card['method']}, what was logged"):
+        # A file of its own has no text around it to take the colour of its letters from.
+        on_paper = plot.replace("<svg ", '<svg style="background: #fff; color: #1b1f27" ', 1)
+        (draft / PLOT).write_text(on_paper, encoding="utf-8")
+    (draft / SAMPLES).write_text("".join(f"{sample.to_json()}\n" for sample in samples), encoding="utf-8")
+
+
+def render_policy_card(card: dict[str, Any], *, base: str, merged: bool, samples: Sequence[AnswerChange] = ()) -> str:
     """Render the card of a tuned policy as Markdown with the hub's metadata."""
     name = get_display_name(base)
     metadata = make_hub_metadata(
@@ -111,11 +185,22 @@ def render_policy_card(card: dict[str, Any], *, base: str, merged: bool) -> str:
         pipeline_tag="text-generation",
         tags=["rlhf_hitl", card["method"]],
     )
-    figures = {k: v for k, v in card.items() if isinstance(v, str | int | float) and k != "method"}
+    figures = {k: v for k, v in card.items() if isinstance(v, str | int | float) and k not in ("method", "stopped")}
+    shown = [
+        {"prompt": _quote(s.prompt[-1].text), "before": _quote(s.before), "after": _quote(s.after)}
+        for s in samples[:SAMPLES_IN_CARD]
+    ]
+    values: dict[str, Any] = {"figures": figures, "samples": shown, "plot": bool(card.get("history"))}
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
-    return str(
-        ModelCard(text.render(card=card, base=name, merged=merged, figures=figures, metadata=metadata.to_yaml()))
-    )
+    return str(ModelCard(text.render(card=card, base=name, merged=merged, metadata=metadata.to_yaml(), **values)))
+
+
+def _quote(text: str) -> str:
+    """Return the beginning of a text as a Markdown code block, in which nothing of it is markup."""
+    shown = make_visible(text[:EXCERPT] + ("…" if len(text) > EXCERPT else "")) if text else "(an answer without text)"
+    fence = "`" * (max((len(run) for run in re.findall("`+", shown)), default=2) + 1)
+    fence = fence if len(fence) >= 3 else "```"
+    return f"{fence}text\n{shown}\n{fence}"
 
 
 def read_training_card(out: str | Path) -> dict[str, Any]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
 
 from command_line import run_command
+from rlhf_hitl.policy.before_after import AnswerChange
 from rlhf_hitl.policy.policy_folder import save_policy
 from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.store.reward_models import list_reward_models
+from rlhf_hitl.types import Message
 
 
 def run_code(folder: Path) -> list[dict]:
@@ -61,9 +64,18 @@ def test_the_card_of_a_policy_loads_it(tiny_model, tmp_path, merge):
 
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(task_type="CAUSAL_LM", r=2))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    card = {"method": "dpo", "settings": {}, "loss": 0.5}
-    save_policy(model, tokenizer, tmp_path / "out", base=str(tiny_model), merge=merge, card=card)  # type: ignore[arg-type]
+    card = {"method": "dpo", "settings": {"beta": 0.1}, "loss": 0.5, "history": [{"loss": 0.7}, {"loss": 0.5}]}
+    hostile = "fine\n```\n# A heading <script>alert(1)</script>"
+    samples = [AnswerChange((Message("user", "Hello"),), hostile, "")]
+    save_policy(model, tokenizer, tmp_path / "out", base=str(tiny_model), merge=merge, card=card, samples=samples)  # type: ignore[arg-type]
     [made] = run_code(tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"````text\n{hostile}\n````" in text, "no text of an answer is markup"
+    assert "(an answer without text)" in text
+    assert "training.svg" in text
+    assert ElementTree.parse(tmp_path / "out" / "training.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "out" / "config.yaml").read_text() == "beta: 0.1\n"
+    assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open()] == card["history"]
     assert isinstance(made["answer"], str)
     metadata = ModelCard.load(tmp_path / "out" / "README.md").data
     assert metadata.library_name == ("transformers" if merge else "peft")

@@ -21,6 +21,7 @@ from rlhf_hitl.reward.training.head_learning import learn_head
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
 from rlhf_hitl.reward.training.out_of_fold import save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
+    Half,
     collect_seen_prompts,
     describe_labels,
     load_readable_pairs,
@@ -40,6 +41,7 @@ def train_head(
     skip_bad: bool = False,
     label_model: str = DEFAULT_LABEL_MODEL,
     length_neutral: bool = False,
+    half: Half | None = None,
 ) -> RewardModel:
     """Train on the store's `train` labels, save the model and register it.
 
@@ -51,13 +53,14 @@ def train_head(
         skip_bad: leave out pairs that the backbone cannot read or tell apart, instead of refusing them.
         label_model: how votes become labels.
         length_neutral: take out of the margins what goes with the answers' lengths.
+        half: learn from this half of the training prompts; None: from all.
 
     Raises:
         BadInput: too few labels, labels that are all ties, or pairs that the backbone cannot read or tell apart.
     """
     backbone.renderer.read_images_from(store.images.load)
     pairs, calibration, left_out = load_readable_pairs(
-        store, backbone.renderer, skip_bad=skip_bad, label_model=label_model
+        store, backbone.renderer, skip_bad=skip_bad, label_model=label_model, half=half
     )
     cache = FeatureCache(workspace / "features", backbone)
     compute_all_features(cache, [*pairs, *calibration])
@@ -84,6 +87,7 @@ def train_head(
         "uncertainty": uncertainty,
         "length_neutral": length_neutral,
         "label_model": label_model,
+        **({} if half is None else {"half": half}),
     }
     model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
     save_head(store, model, workspace, pairs)

@@ -5,8 +5,9 @@ Importing this module costs no torch and no scikit-learn: too few labels are ref
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -35,13 +36,24 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.rendering import Renderer
 
 MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
+#: Of the training prompts, drawn by their hash: two models that learn from one each have no prompt in common.
+Half = Literal["first", "second"]
 
 
-def load_training_pairs(store: Store, label_model: str | LabelModel = DEFAULT_LABEL_MODEL) -> list[LabelledPair]:
+def load_training_pairs(
+    store: Store, label_model: str | LabelModel = DEFAULT_LABEL_MODEL, half: Half | None = None
+) -> list[LabelledPair]:
     """Return the labelled pairs of the train split. Raises BadInput where there are too few with a preference."""
     pairs = load_labelled_pairs(store, Split.TRAIN, label_model)
+    if half is not None:
+        pairs = [p for p in pairs if find_half(p.comparison.prompt.family) == half]
     require_enough_labels(pairs, store)
     return pairs
+
+
+def find_half(family: str) -> Half:
+    """Return the half that the prompts of a family belong to."""
+    return "first" if hashlib.sha256(f"half:{family}".encode()).digest()[0] % 2 == 0 else "second"
 
 
 def require_enough_labels(pairs: Sequence[LabelledPair], store: Store) -> None:
@@ -56,18 +68,24 @@ def require_enough_labels(pairs: Sequence[LabelledPair], store: Store) -> None:
 
 
 def load_readable_pairs(
-    store: Store, renderer: Renderer, *, skip_bad: bool, label_model: str = DEFAULT_LABEL_MODEL
+    store: Store,
+    renderer: Renderer,
+    *,
+    skip_bad: bool,
+    label_model: str = DEFAULT_LABEL_MODEL,
+    half: Half | None = None,
 ) -> tuple[list[LabelledPair], list[LabelledPair], LeftOut]:
     """Return the training and the calibration pairs that a model can read and tell apart, and the others.
 
     Args:
         skip_bad: leave the others out, with a warning.
+        half: of the training prompts; None: all of them.
 
     Raises:
         BadInput: there are others and `skip_bad` is not set, or too few labels are left.
     """
     fitted = fit_label_model(store, label_model)
-    pairs, calibration = load_training_pairs(store, fitted), load_calibration_pairs(store, fitted)
+    pairs, calibration = load_training_pairs(store, fitted, half), load_calibration_pairs(store, fitted)
     left_out = LeftOut("labelled pair")
     total = len(pairs) + len(calibration)
     pairs, calibration = (select_readable(part, renderer, left_out) for part in (pairs, calibration))

@@ -1,0 +1,105 @@
+"""The watch against reward hacking: a planted hack is stopped before gold falls, and an honest reward is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.tuning_watch import TuningWatch, measure_repetition
+from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
+from rlhf_hitl.types import Message, Prompt
+
+PROMPTS = [Prompt.create((Message("user", f"number {i}"),)) for i in range(64)]
+
+
+def test_the_direction_is_the_derivative_of_gold_along_the_tilt_by_the_reward():
+    # Four answers, equally likely. Under pi exp(t r): d/dt E[g] at 0 = Cov(r, g) = E[rg] - E[r]E[g].
+    r, g = np.array([0.0, 1.0, 2.0, 3.0]), np.array([1.0, 0.0, 1.0, 0.0])
+
+    def mean_of_gold(t):
+        p = np.exp(t * r)
+        return float(p @ g / p.sum())
+
+    slope = (mean_of_gold(1e-5) - mean_of_gold(-1e-5)) / 2e-5
+    assert slope == pytest.approx(-0.25, abs=1e-6)
+    # Of the same four answers, drawn alike: correlation -0.25 / (sqrt(1.25) * 0.5)
+    assert measure_direction(r, g, np.zeros(4, int)).correlation == pytest.approx(-0.25 / (np.sqrt(1.25) * 0.5))
+
+
+def test_what_differs_between_prompts_is_no_direction():
+    rng = np.random.default_rng(0)
+    prompt = np.repeat(np.arange(100), 4)
+    shared, own = 5 * rng.normal(size=100)[prompt], rng.normal(size=400)
+    reward, gold = shared + own, shared - own
+    assert measure_direction(reward, gold, np.zeros(400, int)).correlation > 0.8
+    assert measure_direction(reward, gold, prompt).correlation == pytest.approx(-1)
+
+
+def test_means_are_compared_in_standard_errors():
+    # variances 1 and 1 of two each: the error is 1, and the mean has fallen by 3
+    assert compare_means(np.array([3, 3 + np.sqrt(2)]), np.array([0, np.sqrt(2)])) == pytest.approx(-3)
+
+
+def tune(watch_gold, proxy_weights, gold_weights, *, steps=150, per_prompt=4, seed=0):
+    """A policy whose answers have a quality and a length, climbing the reward: where the watch stops it, and the true
+    gold reward of each step."""
+    rng, mean, truth = np.random.default_rng(seed), np.zeros(2), []
+    scored = []
+    watch = TuningWatch((lambda chats: scored[-1]) if watch_gold else None, window=128)
+    for step in range(steps):
+        prompts = [PROMPTS[i] for i in np.repeat(rng.choice(64, 16, replace=False), per_prompt)]
+        answers, of_prompt = rng.normal(size=(len(prompts), 2)) + mean, np.repeat(rng.normal(size=16), per_prompt)
+        scored.append(3 + answers @ gold_weights + 0.5 * of_prompt + 0.5 * rng.normal(size=len(prompts)))
+        truth.append(3 + float(mean @ gold_weights))
+        figures = {"tokens": 20.0 + step}
+        said = watch.observe(
+            prompts, [str(i) for i in range(len(prompts))], answers @ proxy_weights + of_prompt, figures
+        )
+        if said.stop:
+            return step, truth, said.stop, watch
+        mean = mean + 0.05 * proxy_weights / np.linalg.norm(proxy_weights)
+    return None, truth, None, watch
+
+
+LENGTH_BUG, HONEST = np.array([0.4, 1.0]), np.array([1.0, 0.1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_length_bug_is_stopped_before_gold_has_fallen_by_five_per_cent(seed):
+    step, truth, why, _ = tune(True, LENGTH_BUG, np.array([0.4, -0.4]), seed=seed)
+    assert step is not None
+    assert truth[-1] >= 0.95 * max(truth)
+    assert "lowers the gold reward" in str(why)
+    assert tune(True, LENGTH_BUG, np.array([0.4, -0.4]), seed=seed, per_prompt=1)[0] is not None  # later, yet it is
+
+
+def test_an_honest_reward_runs_to_its_end_and_without_gold_all_do():
+    assert tune(True, HONEST, HONEST)[0] is None
+    stopped, truth, _, watch = tune(False, LENGTH_BUG, np.array([0.4, -0.4]))
+    assert stopped is None
+    assert truth[-1] < 0.5 * truth[0]
+    assert [w for w in watch.warnings if w.startswith("tokens: ")] != []  # which is all that can be known
+
+
+def test_a_watch_that_is_stopped_goes_on_as_if_it_had_not_been():
+    *_, watch = tune(True, LENGTH_BUG, np.array([0.4, -0.4]))
+    again = TuningWatch(lambda chats: np.zeros(len(chats)), window=128)
+    again.load_state_dict(watch.state_dict())
+    figures = ({}, {})
+    for one, seen in zip((watch, again), figures):
+        one.gold = lambda chats: np.arange(len(chats), dtype=float)
+        one.observe(PROMPTS, ["a"] * 64, np.arange(64.0), seen)
+    assert figures[0] == figures[1]
+
+
+def test_repeats_are_shares_of_runs_of_words():
+    assert measure_repetition("a b c a b c a b c") == pytest.approx(4 / 7)  # of 7 runs of three, 3 are different
+    assert measure_repetition("every word of this is new") == 0
+    assert measure_repetition("") == 0
+    assert measure_repetition("我不知道我不知道我不知道我不知道我不知道") > 0.5
+
+
+def test_gold_that_is_no_number_is_refused():
+    with pytest.raises(BadInput, match="no number"):
+        TuningWatch(lambda chats: np.full(len(chats), np.nan)).observe(PROMPTS[:1], ["a"], [1.0], {})

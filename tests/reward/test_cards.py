@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 from huggingface_hub import ModelCard
@@ -73,7 +72,7 @@ def test_the_card_of_a_policy_loads_it(tiny_model, tmp_path, merge):
     assert f"````text\n{hostile}\n````" in text, "no text of an answer is markup"
     assert "(an answer without text)" in text
     assert "training.svg" in text
-    assert ElementTree.parse(tmp_path / "out" / "training.svg").getroot().tag.endswith("svg")
+    assert (tmp_path / "out" / "training.svg").read_text().startswith("<svg style=")
     assert (tmp_path / "out" / "config.yaml").read_text() == "beta: 0.1\n"
     assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open()] == card["history"]
     assert isinstance(made["answer"], str)

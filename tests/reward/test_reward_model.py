@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from reward_examples import WORDS, chat
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
@@ -117,6 +118,21 @@ def test_held_out_labels_do_not_reach_training(judged_store, trained_model, tmp_
     kept = {s: sum(c.prompt.split is s for c in find_comparisons(judged_store, judged=True)) for s in Split}
     assert model.card["train_labels"] == kept[Split.TRAIN]
     assert model.card["calibration_labels"] == kept[Split.CALIBRATION]
+
+
+def test_models_of_the_two_halves_have_no_training_prompt_in_common(judged_store, backbone, trained_model, tmp_path):
+    first, second = (train_head(judged_store, backbone, tmp_path, half=half) for half in ("first", "second"))
+    assert first.seen is not None
+    assert second.seen is not None
+    assert trained_model.seen is not None
+    assert not first.seen.train & second.seen.train
+    assert first.seen.train | second.seen.train == trained_model.seen.train
+    assert (first.card["half"], trained_model.card.get("half")) == ("first", None)
+    # The watch takes one of them over the other, and no model over itself.
+    watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / second.id)).open_watch(judged_store, first)
+    assert watch.gold is not None
+    with pytest.raises(BadInput, match="another model than reward_model"):
+        WatchArguments(gold_reward_model=second.id).open_watch(judged_store, second)
 
 
 def test_too_few_labels_and_missing_models_say_what_to_do(sqlite_store, backbone, tmp_path):

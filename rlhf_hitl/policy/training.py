@@ -1,8 +1,10 @@
-"""What DPO and PPO share: their sources, the prompts that may be trained on, and LoRA."""
+"""What all tuning of policies shares: its sources, the prompts that may be trained on, and LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,16 @@ class DataArguments:
     reward_model: str = field(
         default="", metadata={"help": "Id or folder of a reward model. The default is the newest of the store."}
     )
+    conservative: float = field(
+        default=0.0,
+        metadata={
+            "help": "Standard deviations of the reward model's doubt to subtract from a reward, or to ask of a margin."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.conservative < float("inf"):
+            raise BadInput(f"conservative {self.conservative}", expected="0 or more", fix="change conservative")
 
     def open_store(self) -> Store:
         return Store.open(self.store or load_settings().store)
@@ -72,6 +84,29 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
                 expected="prompts of the train split only",
                 fix="take the prompt out: held-out and calibration prompts never reach training",
             )
+
+
+def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int | str) -> list[Prompt]:
+    """Return n of the prompts (all where there are fewer), drawn at random; in whatever order they come, the same seed
+    draws the same ones."""
+    ordered = sorted(prompts, key=lambda p: p.id)
+    return random.Random(str(seed)).sample(ordered, min(n, len(ordered)))
+
+
+@contextmanager
+def explain_out_of_memory(*settings: str) -> Iterator[None]:
+    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        text = str(e).lower()  # torch.cuda.OutOfMemoryError is a RuntimeError, and so is what a CPU's allocator says
+        if not isinstance(e, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+            raise
+        raise BadInput(
+            f"memory ({' '.join(str(e).split())[:120] or type(e).__name__})",
+            expected="enough for the policy, its gradients and the answers of one pass",
+            fix=f"halve {', or '.join(settings)}",
+        ) from e
 
 
 def make_policy_lora_config(r: int, alpha: int, dropout: float = 0.0) -> LoraConfig:

@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-dpo"):
-        model = None if arguments.human_only else data.open_reward_model(store)
+        is_main = PartialState().is_main_process
+        model = data.open_reward_model(store) if is_main and not arguments.human_only else None
+        model_id: list[Any] = [None if model is None else model.id]
+        broadcast_object_list(model_id)
 
         def make_pairs(number: int, policy: str) -> tuple[list[DPOPair], Counter[str]]:
             """Return the pairs of a round, the same in every process, and counts of what made none."""
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 fresh = _sample(store, arguments, settings, policy, number)
             # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows.
             shared: list[Any] = [None]
-            if PartialState().is_main_process:
+            if is_main:
                 not_paired = Counter[str]()
                 pairs = collect_dpo_pairs(
                     store,
@@ -71,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             store.images.load,
             rounds=arguments.rounds,
             reference=arguments.reference,
-            data=[dataclasses.asdict(arguments), data.conservative, None if model is None else model.id],
+            data=[dataclasses.asdict(arguments), data.conservative, *model_id],
         )
         return {"policy": settings.output_dir, **figures}
 

@@ -235,6 +235,7 @@ def train_dpo(
             expected=f"at least one that can be read, of up to {settings.max_length} tokens",
             fix="raise max_length" if read.too_long else "give the policy's tokenizer another chat template",
         )
+    changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
     of_trainer = prepare_settings(settings, out)
     if of_trainer.precompute_ref_log_probs is None:
         of_trainer.precompute_ref_log_probs = settings.num_train_epochs > 1 and not read.with_images
@@ -270,7 +271,7 @@ def train_dpo(
         merge=settings.merge,
         card={
             "method": "dpo",
-            "settings": list_changed_settings(settings),
+            "settings": changed,
             **figures,
             **(card or {}),
             "history": history,

@@ -6,7 +6,7 @@ under KL-constraint", which keeps the first policy as the reference; Dong et al.
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import gc
 import json
 import shutil
@@ -18,7 +18,7 @@ from typing import Any, Literal
 from accelerate import PartialState
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import atomic_file, make_private_folder
+from rlhf_hitl.files import make_private_folder, write_text_atomically
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, require_free_folder
@@ -70,12 +70,12 @@ def train_dpo_in_rounds(
         if not (folder / TRAINING_CARD).is_file():
             pairs, not_paired = make_pairs(number, policy)
             is_first_kept = reference == "first"
-            of_round = dataclasses.replace(
-                settings,
-                output_dir=str(folder),
-                model_name_or_path=settings.model_name_or_path if is_first_kept else policy,
-                merge=settings.merge if is_last or not is_first_kept else False,
-            )
+            of_round = copy.copy(settings)
+            of_round.output_dir = str(folder)
+            if not is_first_kept:
+                of_round.model_name_or_path = policy
+            elif not is_last:
+                of_round.merge = False
             figures = train_dpo(
                 of_round,
                 pairs,
@@ -108,6 +108,5 @@ def _require_same_settings(kept: Path, plan: dict[str, Any]) -> None:
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         make_private_folder(kept)
-        with atomic_file(file) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_text_atomically(file, text)
     PartialState().wait_for_everyone()

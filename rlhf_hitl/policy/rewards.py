@@ -68,8 +68,8 @@ class PolicyReward:
         if without and not self._has_warned:
             self._has_warned = True
             log.warning(
-                "%s (such as %s) without stored answers: the doubt about new ones is measured against the mean training "
-                "conversation, and is nearly the same for all answers to a prompt",
+                "%s (such as %s) without stored answers: the doubt about new ones is measured against the mean "
+                "training conversation, and is nearly the same for all answers to a prompt",
                 say_count(len(without), "prompt"),
                 without[0],
             )

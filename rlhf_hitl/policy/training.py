@@ -18,13 +18,15 @@ from rlhf_hitl.types import Prompt, Split
 #: Former → present name of settings of DPO and PPO, which are now called as in TRL and in full training.
 FORMER_NAMES = {"policy": "model_name_or_path", "out": "output_dir"}
 
-#: Settings of TRL that DPO here does not follow, and what to do instead. Only their defaults are accepted.
-UNSUPPORTED_DPO_SETTINGS = UNSUPPORTED_ANYWHERE | {
+#: Settings of TRL that no tuning here follows, and what to do instead. Only their defaults are accepted.
+UNSUPPORTED_POLICY_SETTINGS = UNSUPPORTED_ANYWHERE | {
     "eval_strategy": "leave it out, and compare the policies with the reward model afterwards",
     "eval_on_start": "leave it out, and compare the policies with the reward model afterwards",
     "load_best_model_at_end": "leave it out: nothing is evaluated while training",
     "model_init_kwargs": "leave it out: the policy is loaded here",
     "sync_ref_model": "leave it out: the reference is the policy without its adapter",
+}
+UNSUPPORTED_DPO_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
     "truncation_mode": "set max_length: longer pairs are left out, and none is cut",
 }
 

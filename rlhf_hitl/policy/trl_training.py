@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import DistributedType
+from huggingface_hub import constants
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -26,7 +27,8 @@ Settings = TypeVar("Settings", bound=PolicySettings)
 def prepare_settings(settings: Settings, out: Path) -> Settings:
     """Return a copy of settings for TRL's trainer, whose own folder is that of the checkpoints: `out` itself is never
     incomplete. The trainer's ping to its makers is switched off where nothing else is set."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # the variable was read when the library was imported
     of_trainer = copy.copy(settings)
     of_trainer.output_dir = str(get_checkpoint_folder(out))
     return of_trainer

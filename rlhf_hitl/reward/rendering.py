@@ -37,7 +37,7 @@ class Conversation:
     """A prompt with one completion, and the tools that the prompt offers.
 
     Attributes:
-        may_be_empty: a completion without text is an answer, too: a policy that says nothing has said so, and is scored.
+        may_be_empty: a completion without text is an answer, too, and is scored, as of a policy that says nothing.
             Elsewhere it is a fault of the data, and refused.
     """
 

@@ -17,11 +17,16 @@ from rlhf_hitl.arguments import refuse_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.policy.online_rewards import RewardCallable, SeenKeeper
-from rlhf_hitl.policy.online_settings import UNSUPPORTED_ONLINE_SETTINGS, GRPOSettings, RLOOSettings
+from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.rewards import RewardFunction, make_answer
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
-from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import (
+    UNSUPPORTED_ONLINE_SETTINGS,
+    explain_out_of_memory,
+    make_policy_lora_config,
+    refuse_heldout,
+)
 from rlhf_hitl.policy.trl_training import (
     find_dtype,
     list_changed_settings,

@@ -6,16 +6,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig, RLOOConfig
 
-from rlhf_hitl.policy.training import UNSUPPORTED_POLICY_SETTINGS
 from rlhf_hitl.policy.trl_settings import PolicySettings
-
-#: Settings of TRL that RLOO and GRPO here do not follow, and what to do instead. Only their defaults are accepted.
-UNSUPPORTED_ONLINE_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
-    "log_completions": "leave it out: it prints to stdout. `rlhf-hitl generate` shows what a policy says",
-    "log_completions_hub_repo": "leave it out: nothing is pushed",
-    "reward_weights": "leave it out: the reward model is the one reward",
-    "chat_template_kwargs": "leave it out: prompts are rendered as everywhere here",
-}
 
 
 @dataclass

@@ -29,6 +29,18 @@ UNSUPPORTED_POLICY_SETTINGS = UNSUPPORTED_ANYWHERE | {
 UNSUPPORTED_DPO_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
     "truncation_mode": "set max_length: longer pairs are left out, and none is cut",
 }
+UNSUPPORTED_ONLINE_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
+    "log_completions": "leave it out: it prints to stdout. `rlhf-hitl generate` shows what a policy says",
+    "log_completions_hub_repo": "leave it out: nothing is pushed",
+    "reward_weights": "leave it out: the reward model is the one reward",
+    "chat_template_kwargs": "leave it out: prompts are rendered as everywhere here",
+}
+#: Method → what its training by TRL does not follow.
+UNSUPPORTED_SETTINGS = {
+    "dpo": UNSUPPORTED_DPO_SETTINGS,
+    "rloo": UNSUPPORTED_ONLINE_SETTINGS,
+    "grpo": UNSUPPORTED_ONLINE_SETTINGS,
+}
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -1,4 +1,4 @@
-"""Tune a policy with DPO: parse, load, build, train, save.
+"""Tune a policy with DPO, in one round or several: parse, load, build, train, save.
 
     accelerate launch -m rlhf_hitl.scripts.train_dpo --config configs/dpo.yaml --output_dir workspace/policies/dpo
 
@@ -7,6 +7,8 @@ Flags override the file; every field of TRL's DPOConfig is one. Every launcher o
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +16,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from rlhf_hitl.arguments import parse_arguments, run_script
-from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
-from rlhf_hitl.policy.dpo_pairs import DPOPair, DPOPairArguments, collect_dpo_pairs
+from rlhf_hitl.policy.dpo import DPOSettings
+from rlhf_hitl.policy.dpo_pair import DPOPair
+from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
+from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments
+from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -33,44 +37,61 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-dpo"):
-        pairs = _collect_pairs(store, data, arguments, settings)
-        return {"policy": settings.output_dir, **train_dpo(settings, pairs, store.images.load)}
+        is_main = PartialState().is_main_process
+        model = data.open_reward_model(store) if is_main and not arguments.human_only else None
+        model_id: list[Any] = [None if model is None else model.id]
+        broadcast_object_list(model_id)
 
+        def make_pairs(number: int, policy: str) -> tuple[list[DPOPair], Counter[str]]:
+            """Return the pairs of a round, the same in every process, and counts of what made none."""
+            fresh = None
+            if arguments.sample_prompts and not arguments.human_only:
+                fresh = _sample(store, arguments, settings, policy, number)
+            # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows.
+            shared: list[Any] = [None]
+            if is_main:
+                not_paired = Counter[str]()
+                pairs = collect_dpo_pairs(
+                    store,
+                    model,
+                    fresh,
+                    least_margin=arguments.least_margin,
+                    limit=arguments.limit,
+                    seed=f"{settings.seed}:{number}",
+                    label_model=arguments.label_model,
+                    conservative=data.conservative,
+                    strengths=arguments.strengths,
+                    ties=settings.ties != "leave_out",
+                    not_paired=not_paired,
+                )
+                shared[0] = (pairs, not_paired)
+            broadcast_object_list(shared)
+            return shared[0]
 
-def _collect_pairs(
-    store: Store, data: DataArguments, arguments: DPOPairArguments, settings: DPOSettings
-) -> list[DPOPair]:
-    """Return the pairs to train on, the same in every process."""
-    fresh = _sample(store, arguments, settings) if arguments.sample_prompts and not arguments.human_only else None
-    # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows there.
-    shared: list[list[DPOPair] | None] = [None]
-    if PartialState().is_main_process:
-        model = None if arguments.human_only else data.open_reward_model(store)
-        shared[0] = collect_dpo_pairs(
-            store,
-            model,
-            fresh,
-            least_margin=arguments.least_margin,
-            limit=arguments.limit,
-            seed=settings.seed,
-            label_model=arguments.label_model,
+        figures = train_dpo_in_rounds(
+            settings,
+            make_pairs,
+            store.images.load,
+            rounds=arguments.rounds,
+            reference=arguments.reference,
+            data=[dataclasses.asdict(arguments), data.conservative, *model_id],
         )
-    broadcast_object_list(shared)
-    return shared[0] or []
+        return {"policy": settings.output_dir, **figures}
 
 
-def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) -> list[Completion]:
-    """Return fresh completions of train prompts, of which every process samples its share."""
+def _sample(
+    store: Store, arguments: DPOPairArguments, settings: DPOSettings, policy: str, number: int
+) -> list[Completion]:
+    """Return a round's fresh completions of prompts drawn from the train split; each process samples its share."""
     state = PartialState()
-    prompts = list_prompts(store, split=Split.TRAIN)[: arguments.sample_prompts]
+    prompts = choose_prompts(
+        list_prompts(store, split=Split.TRAIN), arguments.sample_prompts, f"{settings.seed}:{number}"
+    )
     sampling = Sampling(
-        arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
+        arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed + number, count=arguments.completions
     )
     share = sample_completions(
-        settings.model_name_or_path,
-        prompts[state.process_index :: state.num_processes],
-        [sampling],
-        skip_bad=settings.skip_bad,
+        policy, prompts[state.process_index :: state.num_processes], [sampling], skip_bad=settings.skip_bad
     )
     return gather_object(share)
 

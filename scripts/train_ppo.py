@@ -14,6 +14,7 @@ from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         prompts = list_prompts(store, split=Split.TRAIN)
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
-        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
+        result = train_ppo(config, prompts, PolicyReward(model, store, data.conservative), model.find_problem)
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,

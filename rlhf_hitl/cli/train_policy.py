@@ -1,8 +1,8 @@
-"""Commands `train-dpo` and `train-ppo`: tune the policy."""
+"""Commands `train-dpo`, `train-ppo`, `train-rloo` and `train-grpo`: tune the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -19,10 +19,14 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 from rlhf_hitl.wording import say_count
 
-#: The modules whose dataclasses `policy/dpo.py: DPOSettings` inherits from, and its own.
-MODULES_OF_DPO_SETTINGS = (
-    "rlhf_hitl.policy.dpo", "trl.trainer.dpo_config", "trl.trainer.base_config", "transformers.training_args",
-)  # fmt: skip
+Method = Literal["dpo", "ppo", "rloo", "grpo"]
+#: Method → the modules in whose dataclasses the settings of its training by TRL are.
+_SETTINGS_OF_TRL = ("rlhf_hitl.policy.trl_settings", "trl.trainer.base_config", "transformers.training_args")
+MODULES_OF_SETTINGS = {
+    "dpo": ("rlhf_hitl.policy.dpo", "trl.trainer.dpo_config", *_SETTINGS_OF_TRL),
+    "rloo": ("rlhf_hitl.policy.online_settings", "trl.trainer.rloo_config", *_SETTINGS_OF_TRL),
+    "grpo": ("rlhf_hitl.policy.online_settings", "trl.trainer.grpo_config", *_SETTINGS_OF_TRL),
+}
 #: Values with which a setting does nothing.
 OFF = ("", "0", "0.0", "false", "no", "none", "null")
 
@@ -52,13 +56,25 @@ Processes = Annotated[int, typer.Option(min=1, help="Train in this many processe
 
 
 @command(
-    "train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True, extra="train"
+    "train-dpo",
+    if_interrupted="no policy was written. Give the same command again: with the same --out it goes on after the "
+    "rounds that were finished",
+    counts_time=True,
+    extra="train",
 )
 def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
     reward_model: RewardModelName = None,
     human_only: Annotated[bool, typer.Option("--human-only", help="Train only on pairs that people judged.")] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sample, pair and train so many times, each time with the policy so far.",
+            show_default="the file's, or 1",
+        ),
+    ] = None,
     label_model: Annotated[
         LabelModelName | None,
         typer.Option(
@@ -75,35 +91,51 @@ def train_dpo_command(
     """Tune the policy with DPO on people's pairs and on pairs that the reward model makes."""
     extra = (["--human_only"] if human_only else []) + (["--skip_bad", "true"] if skip_bad else [])
     extra += ["--label_model", label_model] if label_model is not None else []
+    extra += ["--rounds", str(rounds)] if rounds is not None else []
     return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
 
 
-@command(
+def _make_reward_command(method: Method, help: str) -> Callable[..., Result]:
+    def train(
+        store: StoreUrl,
+        policy: StartPolicy = None,
+        reward_model: RewardModelName = None,
+        config: ConfigFile = None,
+        set_: ChangedSettings = None,
+        out: PolicyFolder = None,
+        processes: Processes = 1,
+        skip_bad: SkipBad = False,
+        json: AsJson = False,
+    ) -> Result:
+        extra = ["--skip_bad", "true"] if skip_bad else []
+        return _train(method, store, policy, reward_model, config, set_, out, processes, extra)
+
+    train.__doc__ = help
+    return train
+
+
+command(
     "train-ppo",
     if_interrupted="no policy was written. Give the same command again: with the same --out it goes on from the newest "
     "checkpoint, if save_steps had some written",
     counts_time=True,
     extra="train",
-)
-def train_ppo_command(
-    store: StoreUrl,
-    policy: StartPolicy = None,
-    reward_model: RewardModelName = None,
-    config: ConfigFile = None,
-    set_: ChangedSettings = None,
-    out: PolicyFolder = None,
-    processes: Processes = 1,
-    skip_bad: SkipBad = False,
-    json: AsJson = False,
-) -> Result:
-    """Tune the policy with PPO on the rewards of the reward model."""
-    return _train(
-        "ppo", store, policy, reward_model, config, set_, out, processes, ["--skip_bad", "true"] if skip_bad else []
-    )
+)(_make_reward_command("ppo", "Tune the policy with PPO on the rewards of the reward model."))
+for _method, _help in (
+    ("rloo", "Tune the policy with RLOO (by TRL) on the rewards of the reward model, on one GPU or many."),
+    ("grpo", "Tune the policy with GRPO (by TRL) on the rewards of the reward model, on one GPU or many."),
+):
+    command(
+        f"train-{_method}",
+        if_interrupted="no policy was written. Give the same command again: with the same --out and "
+        "--set resume_from_checkpoint=latest it goes on from the newest checkpoint, if save_strategy had some written",
+        counts_time=True,
+        extra="train",
+    )(_make_reward_command(_method, _help))
 
 
 def _train(
-    method: Literal["dpo", "ppo"],
+    method: Method,
     store: str,
     policy: str | None,
     reward_model: str | None,
@@ -141,8 +173,9 @@ def _train(
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
-    rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
-    left_out = [
+    rows = {k: v for k, v in data.items() if not isinstance(v, dict | list)} | data.get("last", {})
+    left_out = [f"{n:,} made no pair: {reason}" for reason, n in card.get("not_paired", {}).items()]
+    left_out += [
         f"{say_count(one['count'], 'pair' if method == 'dpo' else 'prompt')} left out: {one['reason']} (such as prompt "
         f"{one['prompts'][0]})"
         for one in card.get("left_out", {}).values()
@@ -180,18 +213,18 @@ def _check_settings(
     from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo_config import PPOConfig
-    from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_DPO_SETTINGS, DataArguments
+    from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_SETTINGS, DataArguments
 
-    kinds = (DataArguments, PPOConfig if method == "ppo" else DPOPairArguments)
+    kinds: tuple[Any, ...] = (DataArguments, *{"ppo": (PPOConfig,), "dpo": (DPOPairArguments,)}.get(method, ()))
     known = {f.name for kind in kinds for f in fields(kind)} | {"config", "env"}
-    if method == "dpo":
-        known = known.union(*map(read_field_names, MODULES_OF_DPO_SETTINGS))
+    known = known.union(*map(read_field_names, MODULES_OF_SETTINGS.get(method, ())))
+    unsupported = UNSUPPORTED_SETTINGS.get(method, {})
     for name in values:
         if name not in known:
             raise make_unknown_setting_error(name, known, None if name in settings else file)
-        if method == "dpo" and name in UNSUPPORTED_DPO_SETTINGS and str(values[name]).lower() not in OFF:
+        if name in unsupported and str(values[name]).lower() not in OFF:
             where = f"--set {name}={values[name]}" if name in settings else f"{file}: {name} {values[name]!r}"
-            raise BadInput(where, expected=f"{name} left out", fix=UNSUPPORTED_DPO_SETTINGS[name])
+            raise BadInput(where, expected=f"{name} left out", fix=unsupported[name])
     if method == "ppo":
         parse_arguments(kinds, arguments, formerly=FORMER_NAMES, is_quiet=True)
 
@@ -219,6 +252,6 @@ def _check_what_is_needed(
             wanted = DPOPairArguments(human_only, sample_prompts=int(samples))
             if chosen is not None:
                 wanted = replace(wanted, label_model=str(chosen))
-            require_some_pairs(store, wanted)
+            require_some_pairs(store, wanted, ties=values.get("ties") != "leave_out")
     locate_model_folder((values.get("model_name_or_path") or DEFAULT_MODEL) if policy is None else policy)
     return model_name

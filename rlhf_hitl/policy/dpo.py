@@ -1,102 +1,104 @@
-"""Tune a LoRA policy with TRL's DPO trainer."""
+"""Tune a LoRA policy with TRL's DPO trainer, on labels."""
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch.nn.functional import logsigmoid
+from datasets import Dataset
+from peft import load_peft_weights, set_peft_model_state_dict
+from torch.nn.functional import softplus
+from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
-from rlhf_hitl.arguments import read_trackers, refuse_settings
-from rlhf_hitl.config import DEFAULT_MODEL
+from rlhf_hitl.arguments import refuse_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import fill_in_precision, load_policy, load_processor, load_tokenizer
-from rlhf_hitl.policy.dpo_pairs import DPOPair
+from rlhf_hitl.models import load_policy, load_processor, load_tokenizer
+from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.policy.dpo_rows import VisionPairCollator, read_pairs
-from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
-from rlhf_hitl.policy.training import UNSUPPORTED_DPO_SETTINGS, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.training import (
+    UNSUPPORTED_DPO_SETTINGS,
+    explain_out_of_memory,
+    make_policy_lora_config,
+    refuse_heldout,
+)
+from rlhf_hitl.policy.trl_settings import PolicySettings
+from rlhf_hitl.policy.trl_training import (
+    find_dtype,
+    list_changed_settings,
+    prepare_settings,
+    run_training,
+    save_trained_policy,
+)
 from rlhf_hitl.reward.rendering import explain_unshown
 from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
-from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.reward.vision import ImageLoader, VisionReader
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
+#: The largest share of ties that `fit_tie_odds` takes at its word: where all are ties no odds fit.
+MOST_TIES = 0.9
+
 
 @dataclass
-class DPOSettings(DPOConfig):
-    """TRL's DPOConfig and our settings. Defaults that differ from TRL's fit a LoRA run of a small policy on a CPU.
+class DPOSettings(PolicySettings, DPOConfig):
+    """TRL's DPOConfig and our settings."""
 
-    bf16 is left off where the hardware only emulates it.
-    """
-
-    output_dir: str = field(default="", metadata={"help": "Folder for the tuned policy. It must not exist yet."})
-    model_name_or_path: str = field(
-        default=DEFAULT_MODEL, metadata={"help": "Model folder, hub id, or a name from `models get`."}
-    )
-    lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
-    merge: bool = field(default=True, metadata={"help": "Save a whole model instead of the adapter only."})
-    learning_rate: float = field(
-        default=5e-5, metadata={"help": "Learning rate of AdamW; LoRA needs a higher one than full tuning."}
-    )
     per_device_train_batch_size: int = field(default=4, metadata={"help": "Pairs in one pass of a device."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "How often every pair is used."})
     max_length: int | None = field(
         default=1024, metadata={"help": "Most tokens of a pair's side; longer pairs are left out and counted."}
     )
-    skip_bad: bool = field(
-        default=False,
+    ties: Literal["davidson", "half", "leave_out"] = field(
+        default="davidson",
         metadata={
-            "help": "Leave out and count pairs that the chat template refuses or makes the same, instead of stopping."
+            "help": "What a tie teaches: davidson (Davidson's model, as in full reward models), half (half a vote for "
+            "each side), or leave_out."
         },
     )
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Recompute activations: uses less memory and more time."}
+    precompute_ref_log_probs: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "Compute the reference once, before training. The default does so where a pair is used more than "
+            "once, and no pair has images."
+        },
     )
-    logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of the history."})
-    save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
-    report_to: list[str] = field(  # type: ignore[assignment]
-        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard or wandb; or none."}
-    )
-
-    def __post_init__(self) -> None:
-        fill_in_precision(self)
-        self.report_to = read_trackers(self.report_to)
-        super().__post_init__()
 
 
 #: The columns of a row that say what its label is worth.
-LABEL_COLUMNS = ("share", "weight")
+LABEL_COLUMNS = ("share", "tie", "weight")
 
 
 class LabelDPOTrainer(DPOTrainer):
     """TRL's trainer on rows that are prepared (the one rendering of chats has made them), and with a loss on labels.
 
-    TRL's rows have no weight and no soft label. With the loss `sigmoid`, this trainer's loss of a row is that of its
-    label: the cross-entropy of the share of the votes for the chosen side and the probability that DPO gives it
-    (Mitchell 2023, "A note on DPO with noisy preferences"), times the label's weight relative to the mean. For rows of
-    one vote each, all worth the same, it is TRL's. Other losses are TRL's, and take each row as certain.
+    TRL's rows have no weight, no soft label and no ties. With the loss `sigmoid`, this trainer's loss of a row is that
+    of its label (`compute_label_loss`), times the label's weight relative to the mean. For rows of one vote each, all
+    worth the same and no tie, it is TRL's. Other losses are TRL's, and take each row as certain.
 
     Attributes:
         mean_weight: of the rows' labels.
+        tie_odds: Davidson's nu, from the share of ties among the rows' votes; 0 where ties are half a vote each.
     """
 
     args: DPOSettings
     model: torch.nn.Module
     mean_weight: float = 1.0
+    tie_odds: float = 0.0
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        weights: Any = self.train_dataset["weight"]  # type: ignore[index]
-        self.mean_weight = sum(weights) / len(weights)
+        rows: Any = self.train_dataset
+        weights, ties = (torch.tensor(rows[name], dtype=torch.float64) for name in ("weight", "tie"))
+        self.mean_weight = float(weights.mean())
+        if self.args.ties == "davidson":
+            self.tie_odds = fit_tie_odds(float((weights * ties).sum() / weights.sum()))
         self.data_collator = _LabelCollator(self.data_collator)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
@@ -106,18 +108,29 @@ class LabelDPOTrainer(DPOTrainer):
         super()._set_signature_columns_if_needed()
         self._signature_columns = [*(self._signature_columns or []), "texts", *LABEL_COLUMNS]
 
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        """Return the rows with the reference's log-probabilities. TRL's way is by a file in a temporary folder, which
+        other processes do not have where rows are in memory."""
+        loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))  # type: ignore[arg-type]
+        sides: tuple[list[float], list[float]] = ([], [])
+        for batch in loader:
+            gathered = self.accelerator.gather_for_metrics(self.compute_ref_log_probs(self.model, batch))
+            for side, values in zip(sides, gathered):
+                side += values.double().tolist()
+        return dataset.add_column("ref_chosen_logps", sides[0]).add_column("ref_rejected_logps", sides[1])  # type: ignore[call-arg]
+
     @property
     def learns_labels(self) -> bool:
         """Whether the loss is plain DPO's, of which that of labels is made."""
         a = self.args
         is_plain = self.loss_types == ["sigmoid"] and a.f_divergence_type == "reverse_kl" and a.ld_alpha is None
-        return is_plain and not (a.use_weighting or a.precompute_ref_log_probs or self.aux_loss_enabled)
+        return is_plain and not (a.use_weighting or self.aux_loss_enabled)
 
     def _compute_loss(self, model, inputs, return_outputs):
-        share, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
+        share, tie, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
         if not self.learns_labels:
             return super()._compute_loss(model, inputs, return_outputs)
-        # The outputs of the policy, and then of the reference: TRL hands neither on.
+        # The outputs of the policy, and then of the reference if it is computed now: TRL hands neither on.
         calls: list[Any] = []
         hook = self.model.register_forward_hook(lambda *call: calls.append(call[-1]))
         try:
@@ -125,22 +138,49 @@ class LabelDPOTrainer(DPOTrainer):
         finally:
             hook.remove()
         mask = inputs["completion_mask"][..., 1:]
-        policy, reference = (call.log_probs[:, -mask.shape[1] :].sum(1) for call in calls[:2])
+        policy, *others = (call.log_probs[:, -mask.shape[1] :].sum(1) for call in calls)
+        if self.precompute_ref_logps:
+            reference = torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]).to(policy)
+        else:
+            reference = others[0]
         chosen, rejected = (policy - reference).chunk(2)
-        losses = compute_label_loss(self.beta * (chosen - rejected), share)
+        losses = compute_label_loss(self.beta * (chosen - rejected), share, tie, self.tie_odds)
         loss = (losses * weight / self.mean_weight).mean()
         return (loss, computed[1]) if return_outputs else loss
 
 
-def compute_label_loss(margins: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Return the losses (n,) of labels: the cross-entropy of the shares of the votes for the chosen sides and the
-    probabilities that DPO gives them.
+def compute_label_loss(
+    margins: torch.Tensor, shares: torch.Tensor, ties: torch.Tensor | None = None, tie_odds: float = 0.0
+) -> torch.Tensor:
+    """Return the losses (n,) of labels: the cross-entropy of the shares of the votes and the probabilities that DPO
+    gives to "chosen better", "rejected better" and a tie.
+
+    Two answers with a margin of m are tied with odds nu : 2 cosh(m / 2) (Davidson 1970; for DPO: Chen et al. 2024, "On
+    extending direct preference optimization to accommodate ties", whose nu is half of ours). At nu = 0 a tie is half a
+    vote for each side: log(2 cosh(m / 2)) is the mean of the two losses of a vote. Then the loss is that of soft labels
+    (Mitchell 2023, "A note on DPO with noisy preferences"), and without ties and soft labels DPO's.
 
     Args:
         margins: (n,) beta times how much more the policy has raised the chosen side than the rejected one.
-        shares: (n,) of the votes that prefer a side.
+        shares: (n,) of the votes that prefer a side, those that prefer the chosen one.
+        ties: (n,) of all votes, those that call it a tie. None: there are none.
+        tie_odds: Davidson's nu.
     """
-    return -shares * logsigmoid(margins) - (1 - shares) * logsigmoid(-margins)
+    ties = torch.zeros_like(margins) if ties is None else ties
+    normaliser = margins / 2 + softplus(-margins)  # log(exp(m/2) + exp(-m/2))
+    if tie_odds > 0:
+        log_odds = torch.full_like(margins, tie_odds).log()
+        normaliser = torch.logaddexp(normaliser, log_odds)
+    else:
+        log_odds = torch.zeros_like(margins)
+    decided = normaliser - (2 * shares - 1) * margins / 2
+    return (1 - ties) * decided + ties * (normaliser - log_odds)
+
+
+def fit_tie_odds(share: float) -> float:
+    """Return Davidson's nu at which this share of the votes are ties where DPO starts, at margins of 0."""
+    share = min(share, MOST_TIES)
+    return 2 * share / (1 - share)
 
 
 @dataclass(frozen=True)
@@ -153,17 +193,28 @@ class _LabelCollator:
         return self.collate(rows) | {name: torch.tensor([row[name] for row in rows]) for name in LABEL_COLUMNS}
 
 
-def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair], load_image: ImageLoader | None = None) -> dict[str, Any]:
+def train_dpo(
+    settings: DPOSettings,
+    pairs: Sequence[DPOPair],
+    load_image: ImageLoader | None = None,
+    *,
+    not_paired: Mapping[str, int] | None = None,
+    start_adapter: Path | None = None,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Tune a LoRA policy with TRL's trainer and write it to `settings.output_dir`. Returns the figures of the training.
 
     The reference is the policy with its adapter switched off, so no second model is held in memory.
 
     Args:
         load_image: where images are that the pairs do not hold themselves.
+        not_paired: what made no pair, by reason, for the card.
+        start_adapter: the folder of an adapter to go on from. The reference is still the policy without any.
+        card: more of what the policy's card should say.
 
     Raises:
         BadInput: a pair's prompt may not be trained on, the policy cannot read a pair or tell its sides apart, no pair
-            fits, `output_dir` is taken, or a setting or tracker cannot be followed.
+            fits, `output_dir` is taken, a setting or tracker cannot be followed, or the memory does not suffice.
     """
     refuse_settings([settings], UNSUPPORTED_DPO_SETTINGS)
     refuse_missing_trackers(settings.report_to)
@@ -184,48 +235,59 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair], load_image: Image
             expected=f"at least one that can be read, of up to {settings.max_length} tokens",
             fix="raise max_length" if read.too_long else "give the policy's tokenizer another chat template",
         )
-    trainer_settings = copy.copy(settings)
-    trainer_settings.output_dir = str(get_checkpoint_folder(out))  # `output_dir` itself is never incomplete
-    trainer = LabelDPOTrainer(
-        model=load_policy(settings.model_name_or_path, torch.bfloat16 if settings.bf16 else torch.float32),
-        args=trainer_settings,
-        processing_class=processor if read.with_images else tokenizer,
-        train_dataset=read.rows,
-        data_collator=VisionPairCollator(vision) if read.with_images and vision is not None else None,
-        peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
-    )
-    if not trainer.learns_labels and any(pair.share < 1 or pair.weight != 1 for pair in read.pairs):
+    changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
+    of_trainer = prepare_settings(settings, out)
+    if of_trainer.precompute_ref_log_probs is None:
+        of_trainer.precompute_ref_log_probs = settings.num_train_epochs > 1 and not read.with_images
+    with explain_out_of_memory("per_device_train_batch_size", "max_length"):
+        trainer = LabelDPOTrainer(
+            model=load_policy(settings.model_name_or_path, find_dtype(settings)),
+            args=of_trainer,
+            processing_class=processor if read.with_images else tokenizer,
+            train_dataset=read.rows,
+            data_collator=VisionPairCollator(vision) if read.with_images and vision is not None else None,
+            peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
+        )
+    if not trainer.learns_labels and any(pair.share < 1 or pair.tie or pair.weight != 1 for pair in read.pairs):
         log.warning("these settings of the loss take every label as certain: only plain DPO learns its votes")
-    keep_stdout_free(trainer)
-    trainer.train(resume_from_checkpoint=settings.resume_from_checkpoint)
-    sources = [p.label_source for p in read.pairs]
-    history = [row for row in trainer.state.log_history if "loss" in row]
+    if start_adapter is not None:
+        set_peft_model_state_dict(trainer.model, load_peft_weights(str(start_adapter), device="cpu"))  # type: ignore[arg-type]
+    history = run_training(trainer, "per_device_train_batch_size", "max_length")
     figures = {
-        "human_pairs": sources.count("human"),
-        "model_pairs": sources.count("model"),
+        **count_pairs(read.pairs),
         "too_long": read.too_long,
         "left_out": read.left_out.as_dict(),
+        "not_paired": dict(not_paired or {}),
         "unshown": read.unshown,
+        "reference_precomputed": trainer.precompute_ref_logps,
         "steps": trainer.state.global_step,
         "loss": history[-1]["loss"] if history else None,
     }
-    if trainer.is_world_process_zero():
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        card = {"method": "dpo", "settings": _select_changed_settings(settings), **figures, "history": history}
-        save_policy(
-            model,
-            tokenizer if processor is None else processor,
-            out,
-            base=settings.model_name_or_path,
-            merge=settings.merge,
-            card=card,
-        )
-    trainer.accelerator.wait_for_everyone()
+    save_trained_policy(
+        trainer,
+        tokenizer if processor is None else processor,
+        out,
+        base=settings.model_name_or_path,
+        merge=settings.merge,
+        card={
+            "method": "dpo",
+            "settings": changed,
+            **figures,
+            **(card or {}),
+            "history": history,
+        },
+    )
     return figures
 
 
-def _select_changed_settings(settings: DPOSettings) -> dict[str, Any]:
-    """Return the policy and the settings that differ from the defaults, without folders of this machine."""
-    defaults = DPOSettings().to_dict()
-    changed = {k: v for k, v in settings.to_dict().items() if defaults.get(k) != v and k != "output_dir"}
-    return {"model_name_or_path": settings.model_name_or_path} | changed
+def count_pairs(pairs: Sequence[DPOPair]) -> dict[str, float]:
+    """Return how many pairs there are of each source, how many with votes for a tie, and the means of share and
+    weight."""
+    sources = [p.label_source for p in pairs]
+    return {
+        "human_pairs": sources.count("human"),
+        "model_pairs": sources.count("model"),
+        "pairs_with_ties": sum(p.tie > 0 for p in pairs),
+        "mean_share": sum(p.share for p in pairs) / len(pairs),
+        "mean_weight": sum(p.weight for p in pairs) / len(pairs),
+    }

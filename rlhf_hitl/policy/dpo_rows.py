@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from rlhf_hitl.policy.dpo_pairs import DPOPair
+from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.reward.chat_template import ChatTemplate, count_common_prefix, make_images_error
 from rlhf_hitl.reward.readability import LeftOut, Obstacle, Unreadable
 from rlhf_hitl.reward.rendering import list_unshown
@@ -24,9 +24,9 @@ class PairRows:
     """Pairs as the trainer takes them.
 
     Attributes:
-        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`, with `share` and `weight` of their labels; where there are
-            images `texts` and `images`, each of the chosen and of the rejected side, and of each the prompt's and the
-            completion's.
+        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`, with `share`, `tie` and `weight` of their labels; where
+            there are images `texts` and `images`, each of the chosen and of the rejected side, and of each the prompt's
+            and the completion's.
         pairs: the pairs of these rows.
         too_long: pairs left out because they have more tokens than are read.
         left_out: pairs left out because the policy cannot read them or tell their sides apart.
@@ -78,6 +78,7 @@ def read_pairs(
                 "label_source": pair.label_source,
                 "prompt_id": pair.prompt.id,
                 "share": pair.share,
+                "tie": pair.tie,
                 "weight": pair.weight,
             }
         )

@@ -1,8 +1,10 @@
-"""What DPO and PPO share: their sources, the prompts that may be trained on, and LoRA."""
+"""What all tuning of policies shares: its sources, the prompts that may be trained on, and LoRA."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,14 +18,28 @@ from rlhf_hitl.types import Prompt, Split
 #: Former → present name of settings of DPO and PPO, which are now called as in TRL and in full training.
 FORMER_NAMES = {"policy": "model_name_or_path", "out": "output_dir"}
 
-#: Settings of TRL that DPO here does not follow, and what to do instead. Only their defaults are accepted.
-UNSUPPORTED_DPO_SETTINGS = UNSUPPORTED_ANYWHERE | {
+#: Settings of TRL that no tuning here follows, and what to do instead. Only their defaults are accepted.
+UNSUPPORTED_POLICY_SETTINGS = UNSUPPORTED_ANYWHERE | {
     "eval_strategy": "leave it out, and compare the policies with the reward model afterwards",
     "eval_on_start": "leave it out, and compare the policies with the reward model afterwards",
     "load_best_model_at_end": "leave it out: nothing is evaluated while training",
     "model_init_kwargs": "leave it out: the policy is loaded here",
     "sync_ref_model": "leave it out: the reference is the policy without its adapter",
+}
+UNSUPPORTED_DPO_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
     "truncation_mode": "set max_length: longer pairs are left out, and none is cut",
+}
+UNSUPPORTED_ONLINE_SETTINGS = UNSUPPORTED_POLICY_SETTINGS | {
+    "log_completions": "leave it out: it prints to stdout. `rlhf-hitl generate` shows what a policy says",
+    "log_completions_hub_repo": "leave it out: nothing is pushed",
+    "reward_weights": "leave it out: the reward model is the one reward",
+    "chat_template_kwargs": "leave it out: prompts are rendered as everywhere here",
+}
+#: Method → what its training by TRL does not follow.
+UNSUPPORTED_SETTINGS = {
+    "dpo": UNSUPPORTED_DPO_SETTINGS,
+    "rloo": UNSUPPORTED_ONLINE_SETTINGS,
+    "grpo": UNSUPPORTED_ONLINE_SETTINGS,
 }
 
 if TYPE_CHECKING:
@@ -42,6 +58,16 @@ class DataArguments:
     reward_model: str = field(
         default="", metadata={"help": "Id or folder of a reward model. The default is the newest of the store."}
     )
+    conservative: float = field(
+        default=0.0,
+        metadata={
+            "help": "Standard deviations of the reward model's doubt to subtract from a reward, or to ask of a margin."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.conservative < float("inf"):
+            raise BadInput(f"conservative {self.conservative}", expected="0 or more", fix="change conservative")
 
     def open_store(self) -> Store:
         return Store.open(self.store or load_settings().store)
@@ -72,6 +98,29 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
                 expected="prompts of the train split only",
                 fix="take the prompt out: held-out and calibration prompts never reach training",
             )
+
+
+def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int | str) -> list[Prompt]:
+    """Return n of the prompts (all where there are fewer), drawn at random; in whatever order they come, the same seed
+    draws the same ones."""
+    ordered = sorted(prompts, key=lambda p: p.id)
+    return random.Random(str(seed)).sample(ordered, min(n, len(ordered)))
+
+
+@contextmanager
+def explain_out_of_memory(*settings: str) -> Iterator[None]:
+    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        text = str(e).lower()  # torch.cuda.OutOfMemoryError is a RuntimeError, and so is what a CPU's allocator says
+        if not isinstance(e, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+            raise
+        raise BadInput(
+            f"memory ({' '.join(str(e).split())[:120] or type(e).__name__})",
+            expected="enough for the policy, its gradients and the answers of one pass",
+            fix=f"halve {', or '.join(settings)}",
+        ) from e
 
 
 def make_policy_lora_config(r: int, alpha: int, dropout: float = 0.0) -> LoraConfig:

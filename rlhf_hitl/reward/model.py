@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -66,12 +66,60 @@ class RewardModel:
         Raises:
             BadInput: a reward is not a finite number.
         """
-        rewards = self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
+        return self._require_finite(self.head.rewards(self.inputs(chats, keep=keep)), chats)
+
+    @staticmethod
+    def _require_finite(rewards: np.ndarray, chats: Sequence[Conversation]) -> np.ndarray:
         if not np.isfinite(rewards).all():
             at = int(np.flatnonzero(~np.isfinite(rewards))[0])
             text = " ".join(m.text for m in chats[at].completion)[:60]
             raise BadInput(f"reward {rewards[at]} of {text!r}", expected="a finite number", fix="train the model again")
-        return rewards
+        return rewards.astype(np.float32)
+
+    def conservative_rewards(
+        self,
+        chats: Sequence[Conversation],
+        k: float,
+        references: Mapping[str, Sequence[Conversation]] | None = None,
+        *,
+        keep: bool = True,
+    ) -> np.ndarray:
+        """Return rewards less k times their uncertainty, (n,) float32 in logits.
+
+        Only answers to one prompt were ever compared, so rewards are known up to a constant of each prompt, and the
+        doubt about an answer is that about its margin. It is taken against the mean m of reference answers to its
+        prompt, in the head's inputs x with the posterior's covariance S:
+
+            reward(x) - k sqrt((x - m)' S (x - m))
+
+        and, as for `margins`, with the doubt of what lies outside the axes that the head reads. Sources: an ensemble's
+        mean less a multiple of its spread (Coste et al. 2023, "Reward model ensembles help mitigate overoptimization");
+        the constant of each prompt (Eisenstein et al. 2023, "Helping or herding?", 3.1); the last layer's posterior,
+        against a reference answer (Zhang et al. 2024, "Overcoming reward overoptimization via adversarial policy
+        optimization with lightweight uncertainty estimation").
+
+        Args:
+            references: prompt id → reference answers. For a prompt without any, m is the mean training conversation;
+                then the doubt about the prompt itself, which is the same for all its answers, is in it.
+            keep: as of `rewards`. The features of references are kept.
+
+        Raises:
+            BadInput: as of `rewards`.
+        """
+        if not k:
+            return self.rewards(chats, keep=keep)
+        features = self.cache.features(chats, keep=keep)
+        differences = self.standardiser(features, measure_completion_lengths(chats))
+        rewards, unusual = self.head.rewards(differences), self._measure_novelty(features)
+        ids, references = np.array([chat.prompt_id for chat in chats]), references or {}
+        for prompt_id in dict.fromkeys(i for i in ids.tolist() if references.get(i)):
+            of_prompt, answers = ids == prompt_id, references[prompt_id]
+            theirs = self.cache.features(answers)
+            differences[of_prompt] -= self.standardiser(theirs, measure_completion_lengths(answers)).mean(0)
+            if unusual is not None and self.novelty is not None:
+                unusual[of_prompt] = join_pair(unusual[of_prompt], self.novelty(theirs).mean())
+        _, stds = self.head.margins(differences, unusual)
+        return self._require_finite(rewards - k * self.head.uncertainties(stds, unusual), chats)
 
     def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
         """Return the head's inputs of the first conversations less those of the second, (n, d)."""

@@ -34,11 +34,17 @@ RENDERED_IN_MEMORY = 4096
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt with one completion, and the tools that the prompt offers."""
+    """A prompt with one completion, and the tools that the prompt offers.
+
+    Attributes:
+        may_be_empty: a completion without text is an answer, too, and is scored, as of a policy that says nothing.
+            Elsewhere it is a fault of the data, and refused.
+    """
 
     prompt: Messages
     completion: Messages
     tools: Tools = ()
+    may_be_empty: bool = False
 
     @cached_property
     def prompt_id(self) -> str:
@@ -157,7 +163,7 @@ class Renderer:
 
     def _render(self, conversation: Conversation, max_length: int) -> RenderedConversation:
         prompt, completion, tools = conversation.prompt, conversation.completion, conversation.tools
-        if not has_text(completion):
+        if not conversation.may_be_empty and not has_text(completion):
             raise Unreadable(
                 Obstacle.NO_TEXT,
                 conversation.prompt_id,

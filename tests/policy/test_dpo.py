@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, train_dpo
+from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, fit_tie_odds, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
+from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
 from rlhf_hitl.policy.dpo_rows import read_pairs
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import refuse_heldout
+from rlhf_hitl.stats.davidson import davidson_probabilities
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
@@ -45,6 +50,13 @@ class Longer:
 
     def rewards(self, chats):
         return np.array([len(chat.completion[-1].content) / 10 for chat in chats], dtype=np.float32)
+
+    def margins(self, first, second):
+        """The uncertainty is a tenth of the words in which two answers differ."""
+        words = [[set(c.completion[-1].content.split()) for c in side] for side in (first, second)]
+        stds = np.array([len(a ^ b) / 10 for a, b in zip(*words)])
+        margins = self.rewards(first) - self.rewards(second)
+        return margins, stds, 1 / (1 + np.exp(-margins / np.sqrt(1 + np.pi / 8 * stds**2)))
 
 
 def prompt(text, split=Split.TRAIN):
@@ -93,11 +105,27 @@ def test_a_preference_of_raters_becomes_a_pair_and_heldout_prompts_never_do(sqli
     assert [(p.chosen.text, p.rejected.text, p.label_source) for p in pairs] == [("good one", "bad one", "human")]
 
 
-def test_ties_make_no_pair(sqlite_store):
+def test_a_tie_is_a_pair_without_a_side_or_is_left_out_and_counted(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "a", "b"))
     judge(sqlite_store, tie)
-    with pytest.raises(BadInput, match="preferred side"):
-        collect_dpo_pairs(sqlite_store)
+    [pair] = collect_dpo_pairs(sqlite_store)
+    assert (pair.share, pair.tie, pair.weight) == (0.5, 1.0, 1.0)
+    not_paired = Counter()
+    with pytest.raises(BadInput, match="people or the reward model labelled"):
+        collect_dpo_pairs(sqlite_store, ties=False, not_paired=not_paired)
+    assert not_paired == {"a tie, or evenly split votes": 1}
+
+
+def test_a_vote_counts_as_its_strength_says(sqlite_store):
+    """Much better (3), slightly better (1) and a tie: of a mean strength of 2, that is 1.5, 0.5 and 1."""
+    add(sqlite_store, Comparison.create(TRAIN, answers(TRAIN, "good one", "bad one"), 3))
+    judge(sqlite_store, lambda c: replace(prefers("good")(c), strength=3))
+    judge(sqlite_store, lambda c: replace(prefers("bad")(c), strength=1))
+    judge(sqlite_store, tie)
+    [pair] = collect_human_pairs(sqlite_store)
+    assert (pair.chosen.text, pair.share, pair.tie, pair.weight) == ("good one", 0.75, pytest.approx(1 / 3), 3.0)
+    [plain] = collect_human_pairs(sqlite_store, strengths=False)
+    assert (plain.share, plain.tie, plain.weight) == (0.5, pytest.approx(1 / 3), 3.0)
 
 
 def test_the_model_pairs_best_with_worst_if_the_margin_is_large_enough():
@@ -106,6 +134,28 @@ def test_the_model_pairs_best_with_worst_if_the_margin_is_large_enough():
     pairs = make_model_pairs(Longer(), [TRAIN, near], fresh, least_margin=0.5)
     assert [(len(p.chosen.text), len(p.rejected.text), p.label_source) for p in pairs] == [(30, 5, "model")]
     assert pairs[0].margin == pytest.approx(2.5)
+    assert pairs[0].share == pytest.approx(1 / (1 + np.exp(-2.5 / np.sqrt(1 + np.pi / 8 * 0.2**2))))
+
+
+def test_a_conservative_model_pairs_what_it_is_sure_of_and_counts_what_it_leaves_out():
+    """The longest answer is 6.8 above the worst with a doubt of 2.2 (22 words), the second 2.0 with 0.2."""
+    unsure = prompt("unsure")
+    many, few = " ".join(f"w{i}" for i in range(21)), "x" * 25
+    fresh = [*answers(TRAIN, "y" * 5, few, many), *answers(unsure, "z", many), *answers(prompt("alone"), "only")]
+    prompts = [TRAIN, unsure, prompt("alone")]
+
+    def pair(k):
+        not_paired = Counter()
+        pairs = make_model_pairs(Longer(), prompts, fresh, least_margin=0.5, conservative=k, not_paired=not_paired)
+        return {p.prompt.id: p for p in pairs}, not_paired
+
+    plain, _ = pair(0)
+    assert (plain[TRAIN.id].chosen.text, len(plain)) == (many, 2)
+    sure, not_paired = pair(4)
+    assert (sure[TRAIN.id].chosen.text, sure[TRAIN.id].rejected.text) == (few, "y" * 5)
+    assert sure[TRAIN.id].uncertainty == pytest.approx(0.2)
+    assert set(sure) == {TRAIN.id}
+    assert not_paired == {"a margin below 4 times its uncertainty": 1, "a prompt without two answers": 1}
 
 
 def test_without_fresh_completions_accepted_comparisons_are_paired_and_the_sources_alternate(sqlite_store):
@@ -226,6 +276,33 @@ def test_the_loss_of_a_label_is_least_where_dpo_gives_the_share_of_the_votes():
     assert margins.grad[3] == pytest.approx(0, abs=1e-6)  # 3 to 1 is a share of 0.75
 
 
+@given(
+    margin=st.floats(-20, 20), share=st.floats(0.5, 1), tied=st.floats(0, 1), odds=st.floats(0, 8),
+)  # fmt: skip
+def test_the_loss_of_ties_is_davidsons(margin, share, tied, odds):
+    """By hand at a margin of log 4 and nu 1.5: 2, 1.5 and 1/2 of 4 are the odds. And the slow reference of `stats`."""
+
+    def loss(m, s, t, nu):
+        args = (torch.tensor([x], dtype=torch.float64) for x in (m, s, t))
+        return float(compute_label_loss(*args, nu))
+
+    assert loss(np.log(4), 1.0, 0.0, 1.5) == pytest.approx(np.log(2), abs=1e-6)
+    assert loss(np.log(4), 0.5, 1.0, 1.5) == pytest.approx(np.log(4 / 1.5), abs=1e-6)
+    if odds < 1e-3:  # a tie is half a vote for each side
+        both = 0.5 * np.log1p(np.exp(-margin)) + 0.5 * np.log1p(np.exp(margin))
+        assert loss(margin, 0.5, 1.0, 0.0) == pytest.approx(both, abs=1e-6)
+        return
+    better, tie_, worse = np.log(davidson_probabilities(np.array([margin]), odds)[0])
+    expected = -(1 - tied) * (share * better + (1 - share) * worse) - tied * tie_
+    assert loss(margin, share, tied, odds) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_odds_of_ties_follow_their_share():
+    assert davidson_probabilities(np.zeros(1), fit_tie_odds(0.3))[0, 1] == pytest.approx(0.3)
+    assert fit_tie_odds(0) == 0
+    assert np.isfinite(fit_tie_odds(1))
+
+
 def test_a_pair_pulls_as_its_votes_do_and_as_hard_as_they_are_worth(tiny_model, tmp_path):
     """At the start every pair has the loss log 2 times its weight; votes that are evenly split pull to neither side."""
     pairs = pairs_of([(prompt(f"question {i}"), "yes it is", "no it is not") for i in range(2)])
@@ -253,6 +330,82 @@ def test_the_label_of_a_pair_is_what_the_votes_that_prefer_a_side_are_worth(sqli
     assert (pair.share, pair.weight) == (pytest.approx(2 / 3), 3)
     [pair] = collect_human_pairs(sqlite_store, "majority")
     assert (pair.share, pair.weight) == (1, 3)
+
+
+def read_history(out):
+    return json.loads((out / TRAINING_CARD).read_text())["history"]
+
+
+def test_a_two_to_one_label_pulls_less_than_a_unanimous_one_and_towards_its_share(sqlite_store, policy, tmp_path):
+    """From the votes in the store to the policy: the loss of a step is that of the label at the policy's margin."""
+    margins = {}
+    for name, voters in (("two to one", ("good", "good", "bad")), ("unanimous", ("good", "good", "good"))):
+        at = prompt(name)
+        add(sqlite_store, Comparison.create(at, answers(at, "good one", "bad one"), 3))
+        for word in voters:
+            judge(sqlite_store, prefers(word))
+        [pair] = [p for p in collect_human_pairs(sqlite_store) if p.prompt.id == at.id]
+        out = tmp_path / name
+        train_dpo(settings(policy, out, learning_rate=1e-2, num_train_epochs=40, beta=1.0), [pair])
+        last = read_history(out)[-1]
+        margins[name] = last["rewards/margins"]
+        share = pair.share
+        loss = -share * np.log(1 / (1 + np.exp(-margins[name]))) - (1 - share) * np.log(1 / (1 + np.exp(margins[name])))
+        assert last["loss"] == pytest.approx(loss, abs=2e-3)  # TRL rounds what it logs
+    assert margins["two to one"] == pytest.approx(np.log(2), abs=0.3)
+    assert margins["unanimous"] > 2
+
+
+def test_a_reference_that_is_computed_once_gives_the_same_loss(policy, tmp_path):
+    asked = [(prompt(f"question {i}"), "yes it is " * (i + 1), "no it is not") for i in range(5)]
+    pairs = [replace(pair, share=0.8, tie=0.1 * i) for i, pair in enumerate(pairs_of(asked))]
+    weights = []
+    for once in (False, True):
+        out = tmp_path / f"{once}"
+        figures = train_dpo(
+            settings(policy, out, learning_rate=1e-2, per_device_train_batch_size=2, num_train_epochs=2,
+                     precompute_ref_log_probs=once), pairs,
+        )  # fmt: skip
+        assert figures["reference_precomputed"] is once
+        weights.append((load_file(out / "model.safetensors"), read_history(out)))
+    (one, history), (other, history_once) = weights
+    assert [row["loss"] for row in history_once] == pytest.approx([row["loss"] for row in history], abs=1e-6)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
+    assert train_dpo(settings(policy, tmp_path / "c", num_train_epochs=2), pairs)["reference_precomputed"]
+    assert not train_dpo(settings(policy, tmp_path / "d"), pairs)["reference_precomputed"]
+
+
+@pytest.mark.parametrize("reference", ["first", "previous"])
+def test_rounds_train_on_what_the_policy_so_far_says_and_go_on_where_they_stopped(policy, tmp_path, reference):
+    """Killed in the last round, it goes on after the finished ones. Margins against the first policy only grow; against
+    the previous one each round begins at nothing."""
+    asked, seen = prompt("question"), []
+
+    def make_pairs(number, so_far):
+        seen.append((number, so_far))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return pairs_of([(asked, "yes", "no")]), Counter({"a prompt without two answers": number})
+
+    out = tmp_path / "tuned"
+
+    def train(**more):
+        of_rounds = settings(policy, out, learning_rate=1e-2, num_train_epochs=3, beta=1.0, **more)
+        return train_dpo_in_rounds(of_rounds, make_pairs, rounds=3, reference=reference)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    with pytest.raises(BadInput, match="same settings"):
+        train(lora_r=4)
+    figures = train()
+    assert [number for number, _ in seen] == [0, 1, 2, 2]
+    assert len({policy for _, policy in seen}) == 3
+    assert [r["round"] for r in figures["rounds"]] == [1, 2, 3]
+    assert figures["not_paired"] == {"a prompt without two answers": 2}
+    first = read_history(out)[0]["rewards/margins"]
+    assert first == pytest.approx(0, abs=1e-3) if reference == "previous" else first > 0.1
+    assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
 
 
 # The commands.

@@ -1,0 +1,188 @@
+"""Tune a LoRA policy with TRL's RLOO or GRPO trainer on the rewards of a reward model.
+
+Unlike our PPO they run under every launcher of accelerate, and sample with vLLM where that is set.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from datasets import Dataset
+from trl import GRPOTrainer, RLOOTrainer
+
+from rlhf_hitl.arguments import refuse_settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_policy, load_tokenizer
+from rlhf_hitl.policy.online_rewards import RewardCallable, SeenKeeper
+from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
+from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
+from rlhf_hitl.policy.training import (
+    UNSUPPORTED_ONLINE_SETTINGS,
+    explain_out_of_memory,
+    make_policy_lora_config,
+    refuse_heldout,
+)
+from rlhf_hitl.policy.trl_training import (
+    find_dtype,
+    list_changed_settings,
+    prepare_settings,
+    run_training,
+    save_trained_policy,
+)
+from rlhf_hitl.reward.readability import LeftOut, Unreadable
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
+from rlhf_hitl.types import Prompt
+from rlhf_hitl.wording import say_count
+
+log = logging.getLogger(__name__)
+
+OnlineMethod = Literal["rloo", "grpo"]
+#: The settings to halve, best first, where the memory does not suffice.
+MEMORY_SETTINGS = ("per_device_train_batch_size (and double gradient_accumulation_steps)", "max_completion_length")
+
+
+class _RenderedPrompts:
+    """Takes prompts that are rendered already: TRL would put what a tokenizer adds in front of them once more."""
+
+    processing_class: Any
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
+
+
+class RLOOPolicyTrainer(_RenderedPrompts, RLOOTrainer):
+    """TRL's trainer of RLOO on prompts that are rendered."""
+
+
+class GRPOPolicyTrainer(_RenderedPrompts, GRPOTrainer):
+    """TRL's trainer of GRPO on prompts that are rendered."""
+
+
+def train_online(
+    settings: RLOOSettings | GRPOSettings,
+    prompts: Sequence[Prompt],
+    reward: RewardFunction,
+    find_problem: Callable[[Sequence[Conversation]], Unreadable | None] | None = None,
+    *,
+    card: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Tune a LoRA policy on prompts of the train split and write it to `settings.output_dir`.
+
+    The kind of the settings says by which method. The reference is the policy with its adapter switched off.
+
+    Args:
+        reward: returns rewards of conversations, whatever the policy's tokenizer.
+        find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
+        card: more of what the policy's card should say.
+
+    Returns:
+        The figures of the training, and the rows of its steps under `history`.
+
+    Raises:
+        BadInput: a prompt may not be trained on or not be read, no prompt or too few fit, a reward is not a finite
+            number, `output_dir` is taken, a setting or tracker cannot be followed, or the memory does not suffice.
+    """
+    method: OnlineMethod = "rloo" if isinstance(settings, RLOOSettings) else "grpo"
+    refuse_settings([settings], UNSUPPORTED_ONLINE_SETTINGS)
+    refuse_missing_trackers(settings.report_to)
+    if settings.use_vllm and find_spec("vllm") is None:
+        raise BadInput(
+            "use_vllm True", expected="vLLM, which is not installed", fix="install it, or leave use_vllm out"
+        )
+    if settings.max_prompt_tokens < 1:
+        raise BadInput(
+            f"max_prompt_tokens {settings.max_prompt_tokens}", expected="1 or more", fix="change max_prompt_tokens"
+        )
+    out = require_free_folder(settings.output_dir)
+    refuse_heldout(prompts)
+    tokenizer = load_tokenizer(settings.model_name_or_path)
+    reader, left_out = PromptReader(tokenizer), LeftOut("prompt")
+    rows, too_long = _read_prompts(settings, prompts, reader, find_problem, left_out)
+    changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
+    of_trainer = prepare_settings(settings, out)
+    with explain_out_of_memory(*MEMORY_SETTINGS):
+        model = load_policy(settings.model_name_or_path, find_dtype(settings))
+        rewards = RewardCallable(
+            {p.id: p for p in prompts},
+            reward,
+            find_problem or (lambda chats: None),
+            reader,
+            find_eos_ids(model, tokenizer),
+            0.0 if settings.mask_truncated_completions else settings.missing_eos_penalty,
+        )
+        trainer = (RLOOPolicyTrainer if method == "rloo" else GRPOPolicyTrainer)(
+            model=model,
+            reward_funcs=[rewards],
+            args=of_trainer,  # type: ignore[arg-type]
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
+            callbacks=[SeenKeeper(rewards)],
+        )
+    history = run_training(trainer, *MEMORY_SETTINGS)
+    figures = {
+        "prompts": len(rows),
+        "too_long": too_long,
+        "left_out": left_out.as_dict(),
+        **rewards.seen.as_dict(),
+        "steps": trainer.state.global_step,
+        "processes": trainer.accelerator.num_processes,
+    }
+    save_trained_policy(
+        trainer,
+        tokenizer,
+        out,
+        base=settings.model_name_or_path,
+        merge=settings.merge,
+        card={"method": method, "settings": changed, **figures, **(card or {}), "history": history},
+    )
+    return {**figures, "history": history}
+
+
+def _read_prompts(
+    settings: RLOOSettings | GRPOSettings,
+    prompts: Sequence[Prompt],
+    reader: PromptReader,
+    find_problem: Callable[[Sequence[Conversation]], Unreadable | None] | None,
+    left_out: LeftOut,
+) -> tuple[list[dict[str, str]], int]:
+    """Return a row for each prompt that policy and reward model read and that fits, and how many are too long."""
+    rows, too_long = [], 0
+    for p in sorted(prompts, key=lambda p: p.id):
+        try:
+            tokens = reader.tokenize(p)
+            for text in ("yes", "") if find_problem else ():
+                if find_problem and (problem := find_problem([make_answer(p, text)])):
+                    raise problem
+        except Unreadable as e:
+            left_out.add(e)
+            continue
+        if len(tokens) > settings.max_prompt_tokens:
+            too_long += 1
+        else:
+            rows.append({"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id})
+    left_out.refuse_or_warn(len(prompts), skip_bad=settings.skip_bad)
+    if too_long:
+        of_all = say_count(len(prompts), "prompt")
+        log.warning("%d of %s left out: longer than max_prompt_tokens %d", too_long, of_all, settings.max_prompt_tokens)
+    if not rows:
+        raise BadInput(
+            say_count(len(prompts), "prompt"),
+            expected=f"at least one of up to {settings.max_prompt_tokens} tokens",
+            fix="import prompts of the train split, or raise max_prompt_tokens",
+        )
+    at_once = (settings.generation_batch_size or 1) // (settings.num_generations or 1)
+    if len(rows) < at_once:  # TRL leaves out what does not fill a batch, and would train on nothing
+        raise BadInput(
+            f"{say_count(len(rows), 'prompt')} for a batch of {at_once}",
+            expected="as many prompts as are answered at once (per_device_train_batch_size x processes x "
+            "gradient_accumulation_steps / num_generations)",
+            fix="import more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps",
+        )
+    return rows, too_long

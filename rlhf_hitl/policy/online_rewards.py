@@ -1,0 +1,176 @@
+"""Our reward as TRL's online trainers call it: from token ids to numbers, with what was seen counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
+from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.reward.readability import Unreadable
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.types import Prompt
+from rlhf_hitl.wording import say_count
+
+log = logging.getLogger(__name__)
+
+#: After so many answers with one and the same reward there is a warning.
+ANSWERS_BEFORE_WARNING = 32
+#: The file in a checkpoint that keeps what was seen until then.
+SEEN_FILE = "answers_seen.json"
+
+
+@dataclass
+class AnswersSeen:
+    """Counts of the answers of all processes so far, and the mean and spread of their rewards (Welford's, merged as by
+    Chan, Golub & LeVeque 1979).
+
+    Attributes:
+        empty: answers without text. unreadable: answers that the reward model cannot read, scored as empty ones.
+        cut_off: answers that did not reach an EOS.
+        mean, squares: of the rewards, and the sum of their squared deviations from it.
+    """
+
+    answers: int = 0
+    empty: int = 0
+    unreadable: int = 0
+    cut_off: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self.squares / self.answers) if self.answers else 0.0
+
+    def add(self, other: AnswersSeen) -> None:
+        total = self.answers + other.answers
+        if not other.answers:
+            return
+        difference = other.mean - self.mean
+        self.squares += other.squares + difference**2 * self.answers * other.answers / total
+        self.mean += difference * other.answers / total
+        self.answers = total
+        for name in ("empty", "unreadable", "cut_off"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def as_dict(self) -> dict[str, float]:
+        return {
+            "answers": self.answers,
+            "empty_answers": self.empty,
+            "unreadable_answers": self.unreadable,
+            "cut_off_answers": self.cut_off,
+            "reward_mean": self.mean,
+            "reward_std": self.std,
+        }
+
+
+class RewardCallable:
+    """A reward function for TRL's online trainers.
+
+    Each answer is decoded and rendered as everywhere here, whatever the reward model's own tokenizer. An answer without
+    text is scored like any other, and so is, as an empty one, what the reward model cannot read.
+
+    Args:
+        prompts: id → prompt, of all rows.
+        reward: returns rewards of conversations.
+        find_problem: returns why the reward model cannot read answers.
+        eos: the token ids that end an answer.
+        missing_eos_penalty: subtracted from the reward of an answer that none of them ends, in standard deviations of
+            the rewards so far: rewards have no unit that a fixed number would fit.
+    """
+
+    __name__ = "reward_model"  # TRL's name of its column of figures
+
+    def __init__(
+        self,
+        prompts: Mapping[str, Prompt],
+        reward: RewardFunction,
+        find_problem: Callable[[Sequence[Conversation]], Unreadable | None],
+        reader: PromptReader,
+        eos: set[int],
+        missing_eos_penalty: float,
+    ):
+        self.prompts, self.reward, self.find_problem = prompts, reward, find_problem
+        self.reader, self.eos, self.missing_eos_penalty = reader, eos, missing_eos_penalty
+        self.seen = AnswersSeen()
+        self._has_warned = False
+
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        completion_ids: Sequence[Sequence[int]],
+        prompt_id: Sequence[str],
+        log_metric: Callable[[str, float], None],
+        **columns: Any,
+    ) -> list[float]:
+        """Return the rewards of this process's answers, less the penalty.
+
+        Raises:
+            BadInput: a reward is not a finite number.
+        """
+        asked = [self.prompts[i] for i in prompt_id]
+        texts = [self.reader.decode(ids, self.eos) for ids in completion_ids]
+        chats = [make_answer(prompt, text) for prompt, text in zip(asked, texts)]
+        unreadable = [i for i, chat in enumerate(chats) if self.find_problem([chat]) is not None]
+        for i in unreadable:
+            chats[i] = make_answer(asked[i], "")
+        rewards = np.asarray(self.reward(chats), dtype=np.float64)
+        if rewards.shape != (len(chats),) or not np.isfinite(rewards).all():
+            raise BadInput(
+                f"rewards of shape {rewards.shape}",
+                expected=say_count(len(chats), "finite number"),
+                fix="check the reward model",
+            )
+        cut_off = np.array([not ids or ids[-1] not in self.eos for ids in completion_ids])
+        empty = sum(not text for text in texts)
+        here = AnswersSeen(len(texts), empty, len(unreadable), int(cut_off.sum()))
+        here.mean = float(rewards.mean())
+        here.squares = float(((rewards - here.mean) ** 2).sum())
+        for of_process in gather_object([here]):  # in the order of the processes: all have the same figures
+            self.seen.add(of_process)
+        self._warn_of_constant_rewards()
+        log_metric("reward_before_penalty", here.mean)
+        log_metric("answers/empty", empty / len(texts))
+        log_metric("answers/cut_off", float(cut_off.mean()))
+        return (rewards - self.missing_eos_penalty * self.seen.std * cut_off).tolist()
+
+    def _warn_of_constant_rewards(self) -> None:
+        seen = self.seen
+        if self._has_warned or seen.answers < ANSWERS_BEFORE_WARNING or seen.std > 1e-6 * max(1.0, abs(seen.mean)):
+            return
+        self._has_warned = True
+        said = f"all {seen.answers:,} answers so far have the reward {seen.mean:.4g}"
+        log.warning("%s: nothing can be learnt from them. Check the reward model, or raise temperature", said)
+
+
+class SeenKeeper(TrainerCallback):
+    """Keeps what a reward function has seen in the checkpoints, so that a resumed run has the same penalties."""
+
+    def __init__(self, reward: RewardCallable):
+        self.reward = reward
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero:
+            text = json.dumps(dataclasses.asdict(self.reward.seen))
+            write_text_atomically(self._find_file(args, state), text)
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step:
+            self.reward.seen = AnswersSeen(**json.loads(self._find_file(args, state).read_text(encoding="utf-8")))
+
+    @staticmethod
+    def _find_file(args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEEN_FILE

@@ -1,0 +1,87 @@
+"""What runs of TRL's trainers on policies share: where checkpoints go, resuming, memory, and saving the policy."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from accelerate import DistributedType
+from huggingface_hub import constants
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import Trainer
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.trainer_utils import get_last_checkpoint
+
+from rlhf_hitl.models import load_policy
+from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, save_policy
+from rlhf_hitl.policy.training import explain_out_of_memory
+from rlhf_hitl.policy.trl_settings import PolicySettings
+from rlhf_hitl.reward.training.progress import keep_stdout_free
+
+Settings = TypeVar("Settings", bound=PolicySettings)
+
+
+def prepare_settings(settings: Settings, out: Path) -> Settings:
+    """Return a copy of settings for TRL's trainer, whose own folder is that of the checkpoints: `out` itself is never
+    incomplete. The trainer's ping to its makers is switched off where nothing else is set."""
+    if "HF_HUB_DISABLE_TELEMETRY" not in os.environ:
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # the variable was read when the library was imported
+    of_trainer = copy.copy(settings)
+    of_trainer.output_dir = str(get_checkpoint_folder(out))
+    return of_trainer
+
+
+def find_dtype(settings: Any) -> torch.dtype:
+    """Return the precision of the frozen weights."""
+    return torch.bfloat16 if settings.bf16 else torch.float32
+
+
+def run_training(trainer: Trainer, *memory_settings: str) -> list[dict[str, Any]]:
+    """Run a trainer, from its checkpoint where its settings name one, and return the rows that it logged.
+
+    `resume_from_checkpoint` takes `latest` for the newest one, if there is any.
+
+    Raises:
+        BadInput: the memory does not suffice; it names `memory_settings`.
+    """
+    keep_stdout_free(trainer)
+    checkpoint: Any = trainer.args.resume_from_checkpoint
+    if checkpoint == "latest":
+        folder = str(trainer.args.output_dir)
+        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    with explain_out_of_memory(*memory_settings):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def save_trained_policy(
+    trainer: Trainer, tokenizer: Any, out: Path, *, base: str, merge: bool, card: dict[str, Any]
+) -> None:
+    """Write the policy of a trainer with its card; all processes call it, and the main one writes.
+
+    Under FSDP and ZeRO-3 the weights are in parts. Then the adapter is gathered and put on a copy of the base model.
+    """
+    accelerator = trainer.accelerator
+    accelerator.wait_for_everyone()
+    model: Any = accelerator.unwrap_model(trainer.model)
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        state: Any = accelerator.get_state_dict(trainer.model)
+        if accelerator.is_main_process:
+            unset_hf_deepspeed_config()  # otherwise what this process alone loads waits for the others
+            adapter = get_peft_model_state_dict(model, state_dict=state)
+            model = PeftModel(load_policy(base, find_dtype(trainer.args)), model.peft_config["default"])
+            set_peft_model_state_dict(model, adapter)
+    if accelerator.is_main_process:
+        save_policy(model, tokenizer, out, base=base, merge=merge, card=card)
+    accelerator.wait_for_everyone()
+
+
+def list_changed_settings(settings: PolicySettings) -> dict[str, Any]:
+    """Return the policy and the settings that differ from the defaults, without folders of this machine."""
+    defaults = type(settings)().to_dict()  # type: ignore[attr-defined]
+    given = settings.to_dict()  # type: ignore[attr-defined]
+    changed = {k: v for k, v in given.items() if defaults.get(k) != v and k not in ("output_dir", "logging_dir")}
+    return {"model_name_or_path": settings.model_name_or_path} | changed

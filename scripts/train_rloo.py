@@ -1,0 +1,41 @@
+"""Tune a policy with RLOO: parse, load, build, train, save.
+
+    accelerate launch -m rlhf_hitl.scripts.train_rloo --config configs/rloo.yaml --output_dir workspace/policies/rloo
+
+Flags override the file; every field of TRL's RLOOConfig is one. Every launcher of accelerate that TRL supports works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_hitl.arguments import parse_arguments, run_script
+from rlhf_hitl.policy.online import train_online
+from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
+from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.rewards import PolicyReward
+from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
+from rlhf_hitl.store.comparisons import list_prompts
+from rlhf_hitl.store.runs import record_run
+from rlhf_hitl.types import Split
+
+
+def main(
+    argv: Sequence[str] | None = None, kind: type[RLOOSettings] | type[GRPOSettings] = RLOOSettings
+) -> dict[str, Any]:
+    """Train, and return the folder of the policy and the figures of the training."""
+    data, settings = parse_arguments((DataArguments, kind), argv, formerly=FORMER_NAMES)
+    require_free_folder(settings.output_dir)
+    with data.open_store() as store, record_run(store, "train-rloo" if kind is RLOOSettings else "train-grpo"):
+        prompts = list_prompts(store, split=Split.TRAIN)
+        refuse_heldout(prompts, store)
+        model = data.open_reward_model(store)
+        reward = PolicyReward(model, store, data.conservative)
+        card = {"reward_model_id": model.id, "conservative": data.conservative}
+        figures = train_online(settings, prompts, reward, model.find_problem, card=card)
+    return {"policy": settings.output_dir, **card, **figures}
+
+
+if __name__ == "__main__":
+    run_script(lambda: print(f"saved {main()['policy']}"))

@@ -1,0 +1,277 @@
+"""RLOO and GRPO by TRL: that they raise a real reward, what they refuse, resuming, and two processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from checkout import ROOT
+from command_line import run_command
+from forked_processes import run_on_two_processes
+from rlhf_hitl.arguments import parse_arguments
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_tokenizer
+from rlhf_hitl.policy.online import train_online
+from rlhf_hitl.policy.online_rewards import AnswersSeen, RewardCallable
+from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
+from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.types import Message, Prompt, Split
+
+METHODS = {"rloo": RLOOSettings, "grpo": GRPOSettings}
+
+
+def prompts(n, split=Split.TRAIN):
+    return [Prompt.create((Message("user", f"x number {i}"),), split=split) for i in range(n)]
+
+
+def ascii_share(chats):
+    texts = [chat.completion[-1].content for chat in chats]
+    return np.array([10 * sum(x.isascii() for x in t) / max(len(t), 1) for t in texts], dtype=np.float32)
+
+
+def settings(method, policy, out, **more):
+    base = {
+        "model_name_or_path": str(policy), "output_dir": str(out), "use_cpu": True, "bf16": False, "seed": 1,
+        "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "max_steps": 2,
+        "learning_rate": 1e-2,
+    }  # fmt: skip
+    return METHODS[method](**(base | more))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_policy_learns_what_earns_more(method, policy, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    result = train_online(
+        settings(method, policy, out, max_steps=25, per_device_train_batch_size=64, beta=0.01, learning_rate=5e-3),
+        prompts(32),
+        ascii_share,
+    )
+    rewards = [row["reward_before_penalty"] for row in result["history"]]
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 1.0  # the standard error of a mean of 320 is below 0.2
+    card = json.loads((out / TRAINING_CARD).read_text())
+    assert (card["method"], card["answers"], card["steps"]) == (method, 25 * 64, 25)
+    assert card["history"][0]["kl"] == pytest.approx(0, abs=1e-4)  # the first answers are the untouched policy's
+    assert (out / "model.safetensors").is_file()
+    assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
+    assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+def test_answers_are_scored_as_they_are_and_the_penalty_follows_the_spread(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    [prompt] = prompts(1)
+    seen, logged = [], {}
+
+    def lengths(chats):
+        seen.extend(chat.completion[-1].content for chat in chats)
+        return np.array([len(chat.completion[-1].content) for chat in chats], dtype=np.float32)
+
+    eos = {tokenizer.eos_token_id}
+    reward = RewardCallable({prompt.id: prompt}, lengths, lambda chats: None, PromptReader(tokenizer), eos, 2.0)
+    said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("sea", "sea sea", "")]
+    ids = [said[0] + [*eos], said[1], [*eos]]
+    given = reward(["x"] * 3, ["", "", ""], ids, [prompt.id] * 3, logged.__setitem__)
+    assert seen == ["sea", "sea sea", ""]
+    std = np.std([3, 7, 0])
+    assert given == pytest.approx([3, 7 - 2 * std, 0])
+    assert logged == {
+        "reward_before_penalty": pytest.approx(10 / 3), "answers/empty": pytest.approx(1 / 3),
+        "answers/cut_off": pytest.approx(1 / 3),
+    }  # fmt: skip
+    reward(["x"], [""], [said[1]], [prompt.id], logged.__setitem__)
+    assert reward.seen.as_dict() == {
+        "answers": 4, "empty_answers": 1, "unreadable_answers": 0, "cut_off_answers": 2,
+        "reward_mean": pytest.approx(17 / 4), "reward_std": pytest.approx(np.std([3, 7, 0, 7])),
+    }  # fmt: skip
+
+
+def test_bad_input_is_refused_before_anything_is_trained(policy, tmp_path):
+    out, train = tmp_path / "out", prompts(8)
+    for bad, named, more in (
+        (prompts(8, Split.HELDOUT), "train split", {}),
+        (prompts(8, Split.CALIBRATION), "train split", {}),
+        ([], "import prompts", {}),
+        (train[:1], "import more prompts", {}),
+        (train, "max_prompt_tokens", {"max_prompt_tokens": 2}),
+        (train, "use_vllm", {"use_vllm": True}),
+        (train, "log_completions", {"log_completions": True}),
+        (train, "lora_r", {"lora_r": 0}),
+    ):
+        with pytest.raises(BadInput, match=named):
+            train_online(settings("rloo", policy, out, **more), bad, ascii_share)
+    with pytest.raises(BadInput, match="not there yet"):
+        train_online(settings("grpo", policy, policy), train, ascii_share)
+    with pytest.raises(BadInput, match="finite number"):
+        train_online(settings("grpo", policy, out), train, lambda chats: np.full(len(chats), np.nan))
+    assert not out.exists()
+
+
+def test_a_reward_that_never_differs_is_named(policy, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    few = settings("rloo", policy, tmp_path / "out", max_steps=5)
+    result = train_online(few, prompts(8), lambda chats: np.full(len(chats), 0.5))
+    assert "all 32 answers so far have the reward 0.5" in caplog.text
+    assert result["reward_std"] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_ends_like_one_that_was_not_stopped(method, policy, tmp_path):
+    train = prompts(8)
+    of_run = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": "latest"}
+    whole = train_online(settings(method, policy, tmp_path / "whole", **of_run), train, ascii_share)
+    calls = []
+
+    def stops(chats):
+        calls.append(len(chats))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return ascii_share(chats)
+
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train_online(settings(method, policy, out, **of_run), train, stops)
+    assert not out.exists()
+    resumed = train_online(settings(method, policy, out, **of_run), train, ascii_share)
+    assert resumed["answers"] == whole["answers"]
+    assert resumed["history"][-1]["reward"] == pytest.approx(whole["history"][-1]["reward"], abs=1e-5)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
+    assert not get_checkpoint_folder(out).exists()
+
+
+PROGRAM = """
+import sys
+import numpy as np
+from safetensors.torch import save_file
+from rlhf_hitl.policy import dpo, online
+from rlhf_hitl.policy.dpo_pair import DPOPair
+from rlhf_hitl.policy.online_settings import RLOOSettings
+from rlhf_hitl.types import Completion, Message, Prompt, Split
+
+train = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
+
+def train_with_dpo(policy, out, batch_size):
+    pairs = []
+    for i, p in enumerate(train):
+        good, bad = (Completion.create(p.id, (Message("assistant", t),), "p") for t in ("sea " * (i + 1), "sun"))
+        pairs.append(DPOPair(p, good, bad, "human", share=1 - i / 16, weight=1 + i % 3, tie=0.2 * (i % 2)))
+    dpo.train_dpo(dpo.DPOSettings(
+        model_name_or_path=policy, output_dir=out, use_cpu=True, bf16=False, num_train_epochs=2, seed=1,
+        per_device_train_batch_size=batch_size, learning_rate=1e-2), pairs)
+
+def reward(chats):
+    return np.array([len(c.completion[-1].content) for c in chats], dtype=np.float32)
+
+def keep(trainer, *args, **more):
+    state = {k: p.detach() for k, p in trainer.model.named_parameters() if p.requires_grad}
+    save_file(state, f"{out}/rank{trainer.accelerator.process_index}.safetensors")
+    return save(trainer, *args, **more)
+
+if __name__ == "__main__":
+    policy, out = sys.argv[1:]
+    train_with_dpo(policy, f"{out}/dpo", 2)
+    save, online.save_trained_policy = online.save_trained_policy, keep
+    online.train_online(RLOOSettings(
+        model_name_or_path=policy, output_dir=f"{out}/rloo", bf16=False, max_steps=2, seed=1, learning_rate=1e-2,
+        per_device_train_batch_size=2, num_generations=4, max_completion_length=4), train, reward)
+"""
+
+
+def test_two_processes_train_one_policy(policy, tmp_path):
+    """DPO gives what one process gives, with the reference computed once. Of RLOO a prompt's four answers lie in both
+    processes, which end with the same weights; TRL draws answers from a stream of each process's own, so they are not
+    those that one process samples."""
+    (tmp_path / "two_processes.py").write_text(PROGRAM)
+    run_on_two_processes("two_processes", policy, tmp_path, cwd=tmp_path)
+    namespace = {"__name__": "one_process"}
+    exec(PROGRAM, namespace)
+    namespace["train_with_dpo"](policy, str(tmp_path / "one"), 4)
+    one, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "dpo"))
+    for name, value in one.items():
+        torch.testing.assert_close(both[name], value, atol=1e-5, rtol=1e-5)
+    losses = [
+        [row["loss"] for row in json.loads((tmp_path / name / TRAINING_CARD).read_text())["history"]]
+        for name in ("one", "dpo")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][0] > losses[0][-1]
+    rank0, rank1 = (load_file(tmp_path / f"rank{i}.safetensors") for i in (0, 1))
+    assert all(torch.equal(rank0[k], rank1[k]) for k in rank0)
+    assert any(rank0[k].abs().max() > 1e-4 for k in rank0 if "lora_B" in k)
+    card = json.loads((tmp_path / "rloo" / TRAINING_CARD).read_text())
+    assert (card["processes"], card["answers"], len(card["history"])) == (2, 8, 2)
+
+
+def test_what_processes_have_seen_is_what_one_would_have():
+    rng = np.random.default_rng(0)
+    rewards, merged = rng.normal(5, 2, 50), AnswersSeen()
+    for part in np.split(rewards, [7, 20]):
+        merged.add(AnswersSeen(len(part), 1, 0, 0, float(part.mean()), float(((part - part.mean()) ** 2).sum())))
+    assert (merged.answers, merged.empty) == (50, 3)
+    assert (merged.mean, merged.std) == (pytest.approx(rewards.mean()), pytest.approx(rewards.std()))
+
+
+# The settings and files of settings for many GPUs.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_trains_on_the_newest_reward_model_which_has_another_tokenizer(
+    method, trained_model, policy, tmp_path
+):
+    """The policy's tokenizer has another vocabulary and template: the reward model reads the text."""
+    other = tmp_path / "other"
+    shutil.copytree(policy, other)
+    tokenizer = load_tokenizer(policy)
+    retrained = tokenizer.train_new_from_iterator(["hello there, you", "question 1 about the sea"], 300)
+    retrained.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
+    retrained.save_pretrained(other)
+    assert len(retrained) != len(tokenizer)
+    out, url = tmp_path / "tuned", f"sqlite:///{tmp_path}/preferences.db"
+    done = run_command(
+        f"train-{method}", "--store", url, "--policy", other, "--out", out, "--json", *(
+            word for setting in ("use_cpu=true", "max_steps=2", "max_completion_length=6", "conservative=1",
+                                 "per_device_train_batch_size=8") for word in ("--set", setting)
+        ), env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["policy"], result["reward_model_id"]) == (str(out), trained_model.id)
+    assert (result["answers"], result["conservative"]) == (16, 1.0)
+    assert {"reward", "kl", "answers/empty"} <= set(result["last"])
+    assert "without stored answers" not in done.stderr
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)
+def test_accelerate_reads_its_files(file):
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    config = load_config_from_file(str(file))
+    assert config.num_processes == (1 if file.stem == "single" else 8)
+    arguments = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    kinds = {"single": (False, False, False), "ddp": (True, False, False), "fsdp2": (False, True, False)}
+    wanted = kinds.get(file.stem, (False, False, True))
+    assert (arguments.multi_gpu, arguments.use_fsdp, arguments.use_deepspeed) == wanted
+    if file.stem == "fsdp2":
+        assert arguments.fsdp_version == 2
+    if file.stem == "zero3":
+        assert int(arguments.zero_stage) == 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trl_reads_the_settings_of_vllm_beside_training(method):
+    file = str(ROOT / "configs" / "vllm.yaml")
+    data, parsed = parse_arguments((DataArguments, METHODS[method]), ["--config", file, "--output_dir", "out"])
+    assert (parsed.use_vllm, parsed.vllm_mode, parsed.generation_batch_size) == (True, "colocate", 64)
+    assert parsed.vllm_max_model_length == parsed.max_prompt_tokens + parsed.max_completion_length
+    assert data.conservative == 0

@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.utils import gather_object
+
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.online import train_online
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
+from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Split
@@ -25,7 +28,7 @@ def main(
     argv: Sequence[str] | None = None, kind: type[RLOOSettings] | type[GRPOSettings] = RLOOSettings
 ) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the training."""
-    data, settings = parse_arguments((DataArguments, kind), argv, formerly=FORMER_NAMES)
+    data, watching, settings = parse_arguments((DataArguments, WatchArguments, kind), argv, formerly=FORMER_NAMES)
     require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-rloo" if kind is RLOOSettings else "train-grpo"):
         prompts = list_prompts(store, split=Split.TRAIN)
@@ -33,7 +36,8 @@ def main(
         model = data.open_reward_model(store)
         reward = PolicyReward(model, store, data.conservative)
         card = {"reward_model_id": model.id, "conservative": data.conservative}
-        figures = train_online(settings, prompts, reward, model.find_problem, card=card)
+        watch = watching.open_watch(store, model, gather_object)
+        figures = train_online(settings, prompts, reward, model.find_problem, watch=watch, card=card)
     return {"policy": settings.output_dir, **card, **figures}
 
 

@@ -214,8 +214,10 @@ def _check_settings(
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo_config import PPOConfig
     from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_SETTINGS, DataArguments
+    from rlhf_hitl.policy.tuning_watch import WatchArguments
 
-    kinds: tuple[Any, ...] = (DataArguments, *{"ppo": (PPOConfig,), "dpo": (DPOPairArguments,)}.get(method, ()))
+    of_method = {"ppo": (WatchArguments, PPOConfig), "dpo": (DPOPairArguments,)}.get(method, (WatchArguments,))
+    kinds: tuple[Any, ...] = (DataArguments, *of_method)
     known = {f.name for kind in kinds for f in fields(kind)} | {"config", "env"}
     known = known.union(*map(read_field_names, MODULES_OF_SETTINGS.get(method, ())))
     unsupported = UNSUPPORTED_SETTINGS.get(method, {})

@@ -276,6 +276,7 @@ def train_dpo(
             **(card or {}),
             "history": history,
         },
+        prompts=[pair.prompt for pair in read.pairs],
     )
     return figures
 

@@ -16,7 +16,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from rlhf_hitl.arguments import refuse_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_policy, load_tokenizer
-from rlhf_hitl.policy.online_rewards import RewardCallable, SeenKeeper
+from rlhf_hitl.policy.online_rewards import RewardCallable, RewardKeeper
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.rewards import RewardFunction, make_answer
@@ -29,11 +29,13 @@ from rlhf_hitl.policy.training import (
 )
 from rlhf_hitl.policy.trl_training import (
     find_dtype,
+    is_sharded,
     list_changed_settings,
     prepare_settings,
     run_training,
     save_trained_policy,
 )
+from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
@@ -70,6 +72,7 @@ def train_online(
     reward: RewardFunction,
     find_problem: Callable[[Sequence[Conversation]], Unreadable | None] | None = None,
     *,
+    watch: TuningWatch | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Tune a LoRA policy on prompts of the train split and write it to `settings.output_dir`.
@@ -79,6 +82,7 @@ def train_online(
     Args:
         reward: returns rewards of conversations, whatever the policy's tokenizer.
         find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
+        watch: stops the training where it hacks the reward; then the policy is that of its best step.
         card: more of what the policy's card should say.
 
     Returns:
@@ -115,7 +119,9 @@ def train_online(
             reader,
             find_eos_ids(model, tokenizer),
             0.0 if settings.mask_truncated_completions else settings.missing_eos_penalty,
+            watch,
         )
+        keeper = RewardKeeper(rewards)
         trainer = (RLOOPolicyTrainer if method == "rloo" else GRPOPolicyTrainer)(
             model=model,
             reward_funcs=[rewards],
@@ -123,8 +129,10 @@ def train_online(
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
-            callbacks=[SeenKeeper(rewards)],
+            callbacks=[keeper],
         )
+        if not is_sharded(trainer):
+            keeper.watch_over(trainer.model)  # type: ignore[arg-type]
     history = run_training(trainer, *MEMORY_SETTINGS)
     figures = {
         "prompts": len(rows),
@@ -133,6 +141,8 @@ def train_online(
         **rewards.seen.as_dict(),
         "steps": trainer.state.global_step,
         "processes": trainer.accelerator.num_processes,
+        "stopped": rewards.stopped,
+        "warnings": rewards.watch.warnings,
     }
     save_trained_policy(
         trainer,
@@ -141,6 +151,8 @@ def train_online(
         base=settings.model_name_or_path,
         merge=settings.merge,
         card={"method": method, "settings": changed, **figures, **(card or {}), "history": history},
+        prompts=prompts,
+        max_new_tokens=settings.max_completion_length,
     )
     return {**figures, "history": history}
 

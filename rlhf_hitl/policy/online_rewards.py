@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
+from torch.nn import Module
 from transformers import TrainerCallback
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
+from rlhf_hitl.policy.best_weights import BestWeights
 from rlhf_hitl.policy.rewards import RewardFunction, make_answer
 from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.reward.readability import Unreadable
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Prompt
@@ -87,6 +90,7 @@ class RewardCallable:
         reward: returns rewards of conversations.
         find_problem: returns why the reward model cannot read answers.
         eos: the token ids that end an answer.
+        watch: sees the answers, and says when to stop; `on_best` is called where no earlier step was better.
         missing_eos_penalty: subtracted from the reward of an answer that none of them ends, in standard deviations of
             the rewards so far: rewards have no unit that a fixed number would fit.
     """
@@ -101,9 +105,13 @@ class RewardCallable:
         reader: PromptReader,
         eos: set[int],
         missing_eos_penalty: float,
+        watch: TuningWatch | None = None,
     ):
         self.prompts, self.reward, self.find_problem = prompts, reward, find_problem
         self.reader, self.eos, self.missing_eos_penalty = reader, eos, missing_eos_penalty
+        self.watch = TuningWatch(None) if watch is None else watch
+        self.on_best: Callable[[], None] = lambda: None
+        self.stopped: str | None = None
         self.seen = AnswersSeen()
         self._has_warned = False
 
@@ -143,9 +151,25 @@ class RewardCallable:
             self.seen.add(of_process)
         self._warn_of_constant_rewards()
         log_metric("reward_before_penalty", here.mean)
-        log_metric("answers/empty", empty / len(texts))
-        log_metric("answers/cut_off", float(cut_off.mean()))
+        log_metric("ended", 1 - float(cut_off.mean()))
+        self._let_watch(asked, texts, rewards, [len(ids) for ids in completion_ids], log_metric)
         return (rewards - self.missing_eos_penalty * self.seen.std * cut_off).tolist()
+
+    def _let_watch(
+        self,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        rewards: np.ndarray,
+        lengths: Sequence[int],
+        log_metric: Callable[[str, float], None],
+    ) -> None:
+        figures = {"tokens": float(np.mean(gather_object(list(lengths))))}
+        seen = self.watch.observe(prompts, texts, rewards, figures)
+        for name, value in figures.items():
+            log_metric(name, value)
+        self.stopped = self.stopped or seen.stop
+        if seen.is_best and self.stopped is None:
+            self.on_best()
 
     def _warn_of_constant_rewards(self) -> None:
         seen = self.seen
@@ -156,21 +180,44 @@ class RewardCallable:
         log.warning("%s: nothing can be learnt from them. Check the reward model, or raise temperature", said)
 
 
-class SeenKeeper(TrainerCallback):
-    """Keeps what a reward function has seen in the checkpoints, so that a resumed run has the same penalties."""
+class RewardKeeper(TrainerCallback):
+    """Stops a training that the watch wants stopped, and keeps in the checkpoints what reward and watch have seen, so
+    that a resumed run goes on as if it had not been stopped."""
 
     def __init__(self, reward: RewardCallable):
         self.reward = reward
+        self.best: BestWeights | None = None
+
+    def watch_over(self, model: Module) -> None:
+        """Keep the weights of the best step: of a model that is whole in each process."""
+        self.best = BestWeights(model)
+        self.reward.on_best = self.best.keep
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.reward.stopped is not None:
+            control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.reward.stopped is not None and self.best is not None:
+            self.best.restore()
 
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
-            text = json.dumps(dataclasses.asdict(self.reward.seen))
-            write_text_atomically(self._find_file(args, state), text)
+            seen = {"answers": dataclasses.asdict(self.reward.seen), "watch": self.reward.watch.state_dict()}
+            folder = self._find_folder(args, state)
+            write_text_atomically(folder / SEEN_FILE, json.dumps(seen))
+            if self.best is not None:
+                self.best.save(folder)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         if state.global_step:
-            self.reward.seen = AnswersSeen(**json.loads(self._find_file(args, state).read_text(encoding="utf-8")))
+            folder = self._find_folder(args, state)
+            seen = json.loads((folder / SEEN_FILE).read_text(encoding="utf-8"))
+            self.reward.seen = AnswersSeen(**seen["answers"])
+            self.reward.watch.load_state_dict(seen["watch"])
+            if self.best is not None:
+                self.best.load(folder)
 
     @staticmethod
-    def _find_file(args, state) -> Path:
-        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / SEEN_FILE
+    def _find_folder(args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}"

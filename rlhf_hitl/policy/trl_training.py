@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,10 +17,12 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import get_last_checkpoint
 
 from rlhf_hitl.models import load_policy
+from rlhf_hitl.policy.before_after import MOST_TOKENS, sample_before_and_after
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, save_policy
 from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.policy.trl_settings import PolicySettings
 from rlhf_hitl.reward.training.progress import keep_stdout_free
+from rlhf_hitl.types import Prompt
 
 Settings = TypeVar("Settings", bound=PolicySettings)
 
@@ -57,17 +60,35 @@ def run_training(trainer: Trainer, *memory_settings: str) -> list[dict[str, Any]
     return [row for row in trainer.state.log_history if "loss" in row]
 
 
+def is_sharded(trainer: Trainer) -> bool:
+    """Whether no process has all weights."""
+    return trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 def save_trained_policy(
-    trainer: Trainer, tokenizer: Any, out: Path, *, base: str, merge: bool, card: dict[str, Any]
+    trainer: Trainer,
+    tokenizer: Any,
+    out: Path,
+    *,
+    base: str,
+    merge: bool,
+    card: dict[str, Any],
+    prompts: Sequence[Prompt],
+    max_new_tokens: int | None = None,
 ) -> None:
     """Write the policy of a trainer with its card; all processes call it, and the main one writes.
 
     Under FSDP and ZeRO-3 the weights are in parts. Then the adapter is gathered and put on a copy of the base model.
+    Nothing is sampled from that copy: it is on a CPU.
+
+    Args:
+        prompts: of the training; some are answered before and after.
+        max_new_tokens: most tokens of these answers.
     """
     accelerator = trainer.accelerator
     accelerator.wait_for_everyone()
     model: Any = accelerator.unwrap_model(trainer.model)
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if is_sharded(trainer):
         state: Any = accelerator.get_state_dict(trainer.model)
         if accelerator.is_main_process:
             unset_hf_deepspeed_config()  # otherwise what this process alone loads waits for the others
@@ -75,7 +96,13 @@ def save_trained_policy(
             model = PeftModel(load_policy(base, find_dtype(trainer.args)), model.peft_config["default"])
             set_peft_model_state_dict(model, adapter)
     if accelerator.is_main_process:
-        save_policy(model, tokenizer, out, base=base, merge=merge, card=card)
+        of_text = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+        samples = []
+        if not is_sharded(trainer):
+            samples = sample_before_and_after(
+                model, of_text, prompts, max_new_tokens=max_new_tokens or MOST_TOKENS, seed=trainer.args.seed
+            )
+        save_policy(model, tokenizer, out, base=base, merge=merge, card=card, samples=samples)
     accelerator.wait_for_everyone()
 
 

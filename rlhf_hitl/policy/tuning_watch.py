@@ -17,18 +17,16 @@ import numpy as np
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.policy.rewards import RewardFunction, make_answer
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Message, Prompt
+from rlhf_hitl.types import Prompt
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
 
 log = logging.getLogger(__name__)
 
-#: Returns rewards (n,) of conversations, as `RewardModel.rewards` does.
-RewardFunction = Callable[[list[Conversation]], np.ndarray]
 #: Returns the lists of all processes as one.
 Gather = Callable[[list[Any]], list[Any]]
 
@@ -163,8 +161,7 @@ class TuningWatch:
     def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         if self.gold is None:
             return [0.0] * len(texts)
-        chats = [Conversation(p.messages, (Message("assistant", t),), p.tools) for p, t in zip(prompts, texts)]
-        scored = np.asarray(self.gold(chats), dtype=float)
+        scored = np.asarray(self.gold([make_answer(p, t) for p, t in zip(prompts, texts)]), dtype=float)
         if not np.isfinite(scored).all():
             raise BadInput("a gold reward that is no number", expected="finite numbers", fix="check gold_reward_model")
         return scored.tolist()

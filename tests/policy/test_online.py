@@ -24,6 +24,7 @@ from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
 from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Message, Prompt, Split
 
 METHODS = {"rloo": RLOOSettings, "grpo": GRPOSettings}
@@ -83,14 +84,37 @@ def test_answers_are_scored_as_they_are_and_the_penalty_follows_the_spread(tiny_
     std = np.std([3, 7, 0])
     assert given == pytest.approx([3, 7 - 2 * std, 0])
     assert logged == {
-        "reward_before_penalty": pytest.approx(10 / 3), "answers/empty": pytest.approx(1 / 3),
-        "answers/cut_off": pytest.approx(1 / 3),
+        "reward_before_penalty": pytest.approx(10 / 3), "ended": pytest.approx(2 / 3), "empty": pytest.approx(1 / 3),
+        "repeated": 0, "distinct": 1, "tokens": pytest.approx(np.mean([len(i) for i in ids])),
     }  # fmt: skip
     reward(["x"], [""], [said[1]], [prompt.id], logged.__setitem__)
     assert reward.seen.as_dict() == {
         "answers": 4, "empty_answers": 1, "unreadable_answers": 0, "cut_off_answers": 2,
         "reward_mean": pytest.approx(17 / 4), "reward_std": pytest.approx(np.std([3, 7, 0, 7])),
     }  # fmt: skip
+
+
+def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_its_best_step(policy, tmp_path):
+    lengths, length_bug = [], 40  # what the buggy reward adds for all the length that there may be
+
+    def measure(chats):
+        return np.array([len(chat.completion[-1].content) for chat in chats], dtype=np.float32)
+
+    def reward(chats):
+        lengths.append(float(measure(chats).mean()))
+        return ascii_share(chats) + length_bug * measure(chats) / 40
+
+    watch = TuningWatch(lambda chats: ascii_share(chats) - 2 * measure(chats) / 40, window=128)
+    of_run = settings("rloo", policy, tmp_path / "tuned", max_steps=40, per_device_train_batch_size=64, beta=0.0)
+    of_run.learning_rate, of_run.missing_eos_penalty = 2e-3, 0.0
+    result = train_online(of_run, prompts(32), reward, watch=watch)
+    assert "lowers the gold reward" in result["stopped"]
+    gold = [row["gold"] for row in result["history"]]
+    assert len(gold) < 40
+    assert gold[-1] > gold[0] - 0.05 * abs(gold[0])
+    card = json.loads((tmp_path / "tuned" / TRAINING_CARD).read_text())
+    assert card["stopped"] == result["stopped"]
+    assert "stopped early" in (tmp_path / "tuned" / "README.md").read_text()
 
 
 def test_bad_input_is_refused_before_anything_is_trained(policy, tmp_path):
@@ -246,7 +270,7 @@ def test_the_command_trains_on_the_newest_reward_model_which_has_another_tokeniz
     result = json.loads(done.stdout)
     assert (result["policy"], result["reward_model_id"]) == (str(out), trained_model.id)
     assert (result["answers"], result["conservative"]) == (16, 1.0)
-    assert {"reward", "kl", "answers/empty"} <= set(result["last"])
+    assert {"reward", "kl", "empty"} <= set(result["last"])
     assert "without stored answers" not in done.stderr
 
 

@@ -265,6 +265,29 @@ def draw_doubt(f: dict[str, Any]) -> str:
     )
 
 
+def draw_conservative(f: dict[str, Any]) -> str:
+    def make_row(case: str, k: str) -> str:
+        labels, noise = case.split(".", 1)
+        name = f"{case}.k{k}"
+        gain = (
+            ""
+            if k == "0"
+            else f"{f[f'{name}.gain']:+.2f} ({f[f'{name}.gain.low']:+.2f} to {f[f'{name}.gain.high']:+.2f})"
+        )
+        right = "" if f[f"{name}.right"] is None else f"{f[f'{name}.right']:.0%}"
+        turned = f", {float(noise):.0%} turned round" if float(noise) else ""
+        return f"| {labels}{turned} | {k} | {f[f'{name}.gold']:.2f} | {gain} | {f[f'{name}.pairs']:.0%} | {right} |\n"
+
+    cases = dict.fromkeys(name.rsplit(".k", 1)[0] for name in f if ".k" in name)
+    return (
+        f"Of {f['prompts']:.0f} left-out prompts of the bundled set with four answers each (*simulated* votes, "
+        f"{f['seeds']:.0f} seeds):\n\n"
+        "| labels learnt | k | gold reward of the best by the conservative reward | change by k | prompts with a pair "
+        "| of these right by gold |\n| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        + "".join(make_row(case, k) for case in cases for k in ("0", "0.5", "1", "2"))
+    )
+
+
 def draw_label_efficiency(f: dict[str, Any]) -> str:
     def name(figure: str, rule: str) -> str:
         return figure if rule == "auto" else f"{figure}.{rule}"
@@ -506,6 +529,7 @@ def draw_error_latency(f: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
     "doubt": draw_doubt,
+    "conservative": draw_conservative,
     "ppi": draw_ppi,
     "features_speed": draw_features_speed,
     "first_minutes": draw_first_minutes,

@@ -121,17 +121,20 @@ command(
     counts_time=True,
     extra="train",
 )(_make_reward_command("ppo", "Tune the policy with PPO on the rewards of the reward model."))
-for _method, _help in (
-    ("rloo", "Tune the policy with RLOO (by TRL) on the rewards of the reward model, on one GPU or many."),
-    ("grpo", "Tune the policy with GRPO (by TRL) on the rewards of the reward model, on one GPU or many."),
-):
+_ONLINE_METHODS: tuple[Method, ...] = ("rloo", "grpo")
+for _method in _ONLINE_METHODS:
     command(
         f"train-{_method}",
         if_interrupted="no policy was written. Give the same command again: with the same --out and "
         "--set resume_from_checkpoint=latest it goes on from the newest checkpoint, if save_strategy had some written",
         counts_time=True,
         extra="train",
-    )(_make_reward_command(_method, _help))
+    )(
+        _make_reward_command(
+            _method,
+            f"Tune the policy with {_method.upper()} (by TRL) on the rewards of the reward model, on many GPUs.",
+        )
+    )
 
 
 def _train(

@@ -124,7 +124,7 @@ def train_online(
         keeper = RewardKeeper(rewards)
         trainer = (RLOOPolicyTrainer if method == "rloo" else GRPOPolicyTrainer)(
             model=model,
-            reward_funcs=[rewards],
+            reward_funcs=rewards,  # type: ignore[arg-type]
             args=of_trainer,  # type: ignore[arg-type]
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,

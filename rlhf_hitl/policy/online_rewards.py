@@ -123,7 +123,7 @@ class RewardCallable:
         prompt_id: Sequence[str],
         log_metric: Callable[[str, float], None],
         **columns: Any,
-    ) -> list[float]:
+    ) -> list[float | None]:
         """Return the rewards of this process's answers, less the penalty.
 
         Raises:

@@ -283,8 +283,8 @@ def test_the_loss_of_ties_is_davidsons(margin, share, tied, odds):
     """By hand at a margin of log 4 and nu 1.5: 2, 1.5 and 1/2 of 4 are the odds. And the slow reference of `stats`."""
 
     def loss(m, s, t, nu):
-        args = (torch.tensor([x], dtype=torch.float64) for x in (m, s, t))
-        return float(compute_label_loss(*args, nu))
+        margins, shares, ties = (torch.tensor([x], dtype=torch.float64) for x in (m, s, t))
+        return float(compute_label_loss(margins, shares, ties, nu))
 
     assert loss(np.log(4), 1.0, 0.0, 1.5) == pytest.approx(np.log(2), abs=1e-6)
     assert loss(np.log(4), 0.5, 1.0, 1.5) == pytest.approx(np.log(4 / 1.5), abs=1e-6)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_a_policy_learns_what_earns_more(method, policy, tmp_path, capsys):
 
 
 def test_answers_are_scored_as_they_are_and_the_penalty_follows_the_spread(tiny_model):
-    tokenizer = load_tokenizer(tiny_model)
+    tokenizer: Any = load_tokenizer(tiny_model)
     [prompt] = prompts(1)
     seen, logged = [], {}
 
@@ -216,7 +217,7 @@ def test_two_processes_train_one_policy(policy, tmp_path):
     those that one process samples."""
     (tmp_path / "two_processes.py").write_text(PROGRAM)
     run_on_two_processes("two_processes", policy, tmp_path, cwd=tmp_path)
-    namespace = {"__name__": "one_process"}
+    namespace: dict[str, Any] = {"__name__": "one_process"}
     exec(PROGRAM, namespace)
     namespace["train_with_dpo"](policy, str(tmp_path / "one"), 4)
     one, both = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "dpo"))
@@ -254,7 +255,7 @@ def test_the_command_trains_on_the_newest_reward_model_which_has_another_tokeniz
     """The policy's tokenizer has another vocabulary and template: the reward model reads the text."""
     other = tmp_path / "other"
     shutil.copytree(policy, other)
-    tokenizer = load_tokenizer(policy)
+    tokenizer: Any = load_tokenizer(policy)
     retrained = tokenizer.train_new_from_iterator(["hello there, you", "question 1 about the sea"], 300)
     retrained.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
     retrained.save_pretrained(other)
@@ -279,7 +280,7 @@ def test_accelerate_reads_its_files(file):
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    config = load_config_from_file(str(file))
+    config: Any = load_config_from_file(str(file))
     assert config.num_processes == (1 if file.stem == "single" else 8)
     arguments = launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
     arguments, _, _ = _validate_launch_command(arguments)

@@ -4,20 +4,20 @@
 
 Both tune the same policy with a LoRA of the same rank on the same prompts, in fp32, with batches, minibatches, epochs,
 numbers of tokens, KL weight and reward alike (`ppo_race.Run`); the reward is a Python function of an answer's text, the
-share of its vowels. What has no counterpart is as each has it by default. TRL also trains a whole value model, which its
-example does and which it cannot be without; `lora_critic` says what a LoRA on that would change. Both train in a
-process of their own. Its processor seconds are the user's and the system's from the last answer of the first step that
-was scored to the last one of all, so that loading and saving are left out, and its memory is the largest resident.
+share of its vowels. What has no counterpart is as each has it by default. TRL also trains a whole value model, which it
+cannot be without; `lora_critic` says what a LoRA on that would change. Both train in a process of their own. Its
+processor seconds are the user's and the system's from the last answer of the first step that was scored to the last one
+of all, so that loading and saving are left out, and its memory is the largest resident.
 
 - **Speed and memory** on SmolLM2-135M (`--model`), in turns. TRL samples and evaluates a step's answers at once or in
   minibatches: it is compared at the quicker way for speed and at the smaller one for memory.
-- **Reward** on a model of 1M random weights: the best of three learning rates for each, chosen on two seeds that are not
-  used again, then five seeds. Both tuned policies answer held-out prompts, sampled by plain `generate`; the interval is
-  that of the differences by seed (Student's t).
+- **Reward** on a model of 1M random weights: the best of three learning rates for each, chosen on two seeds that are
+  not used again, then five seeds. Both tuned policies answer held-out prompts, sampled by plain `generate`; the interval
+  is that of the differences by seed (Student's t).
 
 TRL comes from PyPI into an environment of its own (`--peer-env`, built where there is none, with the versions of
-transformers, accelerate, peft and torch that run this). `--quick` takes a tiny model, and TRL only if its environment is
-there. `--parts` measures one part alone and keeps no result.
+transformers, accelerate, peft and torch that run this). `--quick` takes a tiny model, and TRL only if its environment
+is there. `--parts` measures one part alone and keeps no result.
 """
 
 from __future__ import annotations
@@ -122,16 +122,14 @@ class Race:
         else:
             assert self._peer_env is not None
             command = [self._peer_env / "bin" / "python", HERE / "trl_ppo_peer.py", *paths]
-        done = subprocess.run(command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{side}: exit {done.returncode}\n{done.stderr[-3000:]}")
         reports = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         for run, report in zip(runs, reports, strict=True):
             rate = report["episodes"] / report["processor_seconds"]
             peak = report["peak_mb"]
-            print(
-                f"{side}: seed {run.seed}, {rate:.2f} episodes a processor-second, {peak:,.0f} MB", file=sys.stderr
-            )
+            print(f"{side}: seed {run.seed}, {rate:.2f} episodes a processor-second, {peak:,.0f} MB", file=sys.stderr)
         return reports, outs
 
 
@@ -274,9 +272,10 @@ def main() -> None:
             figures |= measure_reward(race, run, heldout, tuple(rates), list(range(seeds)), CHOICE_SEEDS)
     figures |= {"threads": args.threads, "load": os.getloadavg()[2]}
     notes = (
-        "episodes_ratio and memory_ratio: ours to TRL's on SmolLM2-135M, by processor seconds and peak resident memory, "
-        "TRL in the quicker and in the smaller of its ways; growth: what training adds to the imports; lora_critic: TRL "
-        "with a LoRA on its value model. reward_gain: ours less theirs on held-out prompts, a model of 1M weights. "
+        "episodes_ratio and memory_ratio: ours to TRL's on SmolLM2-135M, by processor seconds and peak resident "
+        "memory, TRL in the quicker and in the smaller of its ways; growth: what training adds to the imports; "
+        "lora_critic: TRL with a LoRA on its value model. reward_gain: ours less theirs on held-out prompts, a model "
+        "of 1M weights. "
         f"Theirs: {describe_peer(peer) if peer else 'not there'}."
     )
     whole = set(args.parts) == set(PARTS)

@@ -7,7 +7,7 @@ process of its own with a limit of its own:
 
 | section | checks or measures |
 | --- | --- |
-| `precision` | rewards in bf16 beside fp32: their difference, the pairs whose order is kept; trees beside single chats |
+| `precision` | rewards in bf16 beside fp32: their difference, the pairs whose order is kept; trees beside chats |
 | `attention` | FlexAttention forwards and backwards beside SDPA: states, gradients, tokens a second |
 | `features` | pairs a second that a frozen model reads for a head |
 | `reward` | pairs a second of full reward training |

@@ -286,7 +286,7 @@ def measure_ppo(scene: Scene) -> Figures:
     episodes, width = 4 * scene.pairs, scene.answer // 2
     rng = np.random.default_rng(0)
     prompts = rng.integers(8, 500, (episodes, scene.prompt // 2)).tolist()
-    seconds_of = dict.fromkeys(("sample", "evaluate", "update"), 0.0)
+    seconds_of: dict[str, float] = dict.fromkeys(("sample", "evaluate", "update"), 0.0)
 
     def timed(name: str, do: Callable[[], Any]) -> Any:
         result: list[Any] = []

@@ -38,7 +38,7 @@ def sample_answers(
 
     from rlhf_hitl.models import find_best_device, load_policy, load_tokenizer
 
-    tokenizer = load_tokenizer(policy)
+    tokenizer: Any = load_tokenizer(policy)
     model: Any = load_policy(policy).to(find_best_device())  # type: ignore[arg-type]
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
@@ -64,3 +64,20 @@ def sample_answers(
             end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
             answers.append(str(tokenizer.decode(row[:end], skip_special_tokens=True)).strip())
     return answers
+
+
+def tune_with_dpo(pairs: Sequence[tuple[Prompt, str, str, float]], **settings: Any) -> dict[str, Any]:
+    """Tune a policy with DPO on pairs of answers to a prompt, settings as of `DPOSettings`.
+
+    Args:
+        pairs: prompt, the better answer, the worse one, and by how much the reward model prefers it.
+    """
+    from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+    from rlhf_hitl.policy.dpo_pairs import DPOPair
+    from rlhf_hitl.types import Completion
+
+    def complete(prompt: Prompt, text: str) -> Completion:
+        return Completion.create(prompt.id, (Message("assistant", text),), "policy")
+
+    made = [DPOPair(p, complete(p, good), complete(p, bad), "model", margin) for p, good, bad, margin in pairs]
+    return train_dpo(DPOSettings(**settings), made)

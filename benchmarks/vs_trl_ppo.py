@@ -12,8 +12,8 @@ of all, so that loading and saving are left out, and its memory is the largest r
 - **Speed and memory** on SmolLM2-135M (`--model`), in turns. TRL samples and evaluates a step's answers at once or in
   minibatches: it is compared at the quicker way for speed and at the smaller one for memory.
 - **Reward** on a model of 1M random weights: the best of three learning rates for each, chosen on two seeds that are
-  not used again, then five seeds. Both tuned policies answer held-out prompts, sampled by plain `generate`; the interval
-  is that of the differences by seed (Student's t).
+  not used again, then five seeds. Both tuned policies answer held-out prompts, sampled by plain `generate`; the
+  interval is that of the differences by seed (Student's t).
 
 TRL comes from PyPI into an environment of its own (`--peer-env`, built where there is none, with the versions of
 transformers, accelerate, peft and torch that run this). `--quick` takes a tiny model, and TRL only if its environment
@@ -29,6 +29,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -168,7 +169,7 @@ def measure_speed(race: Race, run: Run, turns: int, theirs: list[str]) -> dict[s
 
 
 def measure_reward(
-    race: Race, run: Run, heldout: list[str], rates: tuple[float, ...], seeds: list[int], choice_seeds: tuple[int, ...]
+    race: Race, run: Run, heldout: list[str], rates: Sequence[float], seeds: list[int], choice_seeds: Sequence[int]
 ) -> dict[str, float]:
     """Return the figures of the reward: each side at its best learning rate."""
     prompts = [make_prompt(text) for text in heldout]
@@ -180,7 +181,7 @@ def measure_reward(
     figures = {"base.reward": float(np.mean([score(Path(run.model), seed) for seed in seeds]))}
     reached: dict[str, np.ndarray] = {}
     for side in race.sides:
-        best = rates[0]
+        best: float = rates[0]
         if len(rates) > 1:
             runs = [replace(run, seed=seed, learning_rate=rate) for rate in rates for seed in choice_seeds]
             _, outs = race.train(side, runs)
@@ -269,7 +270,7 @@ def main() -> None:
             )  # fmt: skip
             figures |= measure_speed(race, speed, int(figures["turns"] or 1), list(WAYS)[: 1 if args.quick else None])
         if "reward" in args.parts:
-            figures |= measure_reward(race, run, heldout, tuple(rates), list(range(seeds)), CHOICE_SEEDS)
+            figures |= measure_reward(race, run, heldout, rates, list(range(seeds)), CHOICE_SEEDS)
     figures |= {"threads": args.threads, "load": os.getloadavg()[2]}
     notes = (
         "episodes_ratio and memory_ratio: ours to TRL's on SmolLM2-135M, by processor seconds and peak resident "

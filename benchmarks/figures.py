@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tuning_figures
+
 ROOT = Path(__file__).parent.parent
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
@@ -554,6 +556,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "reward_training": draw_reward_training,
     "route_scale": draw_route_scale,
     "vs_label_studio": draw_vs_label_studio,
+    **tuning_figures.TABLES,
 }
 
 

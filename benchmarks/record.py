@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,16 @@ def describe_machine() -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {p: version(p) for p in ("torch", "transformers", "trl", "datasets", "rlhf_hitl")},
+        "versions": {p: find_version(p) for p in ("torch", "transformers", "trl", "datasets", "rlhf_hitl")},
     }
+
+
+def find_version(package: str) -> str | None:
+    """Return the version of a package that is installed; None where it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def run_command(*args: str, env: dict[str, str]) -> dict[str, Any]:

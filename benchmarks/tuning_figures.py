@@ -1,0 +1,142 @@
+"""The tables of the tuning of policies, for `figures.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def draw_vs_trl_ppo(f: dict[str, Any]) -> str:
+    ways = {
+        "ours": "rlhf_hitl",
+        "theirs": "TRL, a step's answers at once",
+        "theirs.small": "TRL, answers in minibatches",
+        "theirs.lora_critic": "TRL, the same with a LoRA on its value model",
+    }
+    rows = "".join(
+        f"| {name} | {f[f'{way}.episodes_per_processor_s']:.2f} | {f[f'{way}.episodes_per_s']:.2f} | "
+        f"{f[f'{way}.peak_mb']:,.0f} | {f[f'{way}.growth_mb']:,.0f} |\n"
+        for way, name in ways.items()
+    )
+    return (
+        "| SmolLM2-135M | episodes a processor-second | a second | peak memory (MB) | of it above the imports |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n" + rows + "\n"
+        f"rlhf_hitl trains {f['episodes_ratio']:.1f} times the episodes a processor-second in "
+        f"{f['memory_ratio']:.0%} of the memory. On a model of 1M weights, {f['small.episodes_ratio']:.1f} times, it reaches a reward of "
+        f"{f['ours.reward']:.3f} on held-out prompts and TRL {f['theirs.reward']:.3f} (untuned: "
+        f"{f['base.reward']:.3f}), each at the best of three learning rates: {f['reward_gain']:+.3f} "
+        f"({f['reward_gain.low']:+.3f} to {f['reward_gain.high']:+.3f}) over {f['seeds']} seeds. The machine's load "
+        f"average was {f['load']:.0f}.\n"
+    )
+
+
+def draw_gpu(f: dict[str, Any]) -> str:
+    def show(key: str, form: str) -> str:
+        value = f.get(key)
+        return "" if value is None else f"{value:{form}}"
+
+    names = {
+        "features": ("features for a head", "pairs"),
+        "reward": ("full reward training", "pairs"),
+        "trl_reward": ("TRL's `RewardTrainer`", "pairs"),
+        "dpo": ("DPO, plain torch", "pairs"),
+        "trl_dpo": ("TRL's `DPOTrainer`", "pairs"),
+        "ppo": ("PPO, a step by its parts", "episodes"),
+        "train_ppo": ("PPO, `train_ppo`", "episodes"),
+        "trl_ppo": ("TRL's `PPOTrainer`", "episodes"),
+    }
+    rows = "".join(
+        f"| {name} | {show(f'{key}.pairs_per_s', '.1f')} | {show(f'{key}.episodes_per_s', '.1f')} | "
+        f"{show(f'{key}.mfu', '.0%')} | {show(f'{key}.peak_gib', '.1f')} |\n"
+        for key, (name, unit) in names.items()
+        if f.get(f"{key}.{unit}_per_s") is not None
+    )
+    checks = {
+        "precision.rewards_difference": "rewards in bf16, difference by that of the rewards among themselves",
+        "precision.order_kept": "pairs whose order bf16 keeps",
+        "attention.float32.states_difference": "FlexAttention's states beside SDPA's, fp32",
+        "attention.float32.gradients_difference": "its gradients, fp32",
+        "attention.bfloat16.states_difference": "its states, bf16",
+        "attention.bfloat16.gradients_difference": "its gradients, bf16",
+    }
+    checked = "".join(f"| {name} | {f[key]:.2g} |\n" for key, name in checks.items() if f.get(key) is not None)
+    return (
+        "| 1B weights, random | pairs/s | episodes/s | MFU | peak (GiB) |\n| --- | ---: | ---: | ---: | ---: |\n"
+        + rows
+        + "\n| check | found |\n| --- | ---: |\n"
+        + checked
+        + f"\n{f['sections_done']} sections were done, {f['sections_skipped']} skipped, {f['sections_failed']} failed.\n"
+    )
+
+
+def draw_scale(f: dict[str, Any]) -> str:
+    methods = {
+        "features": "features for a head", "reward": "full reward training", "dpo": "DPO", "ppo": "PPO",
+        "grpo": "RLOO, GRPO",
+    }  # fmt: skip
+    places = {"one": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2", "zero3": "ZeRO-3", "vllm": "FSDP2 and vLLM"}
+
+    def make_cell(key: str) -> str:
+        value = f.get(f"{key}.gb")
+        if value is None:
+            return "–"
+        return f"{value:,.0f}" if value <= f["device_gb"] else f"~~{value:,.0f}~~"
+
+    def make_row(size: str, method: str) -> str:
+        cells = " | ".join(make_cell(f"{size}.{method}.{place}") for place in places)
+        fits = [place for place in places if (f.get(f"{size}.{method}.{place}.gb") or 1e9) <= f["device_gb"]]
+        hours = f[f"{size}.{method}.hours_{'one' if fits[:1] == ['one'] else 'eight'}"] if fits else None
+        time = "" if hours is None else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min"
+        return f"| {size.upper()} | {methods[method]} | {cells} | {time} |\n"
+
+    checks = [key.removeprefix("check.").removesuffix(".measured_mb") for key in f if key.endswith(".measured_mb")]
+    checked = "".join(
+        f"| {name} | {f[f'check.{name}.estimated_mb']:,.0f} | {f[f'check.{name}.measured_mb']:,.0f} |\n"
+        for name in checks
+    )
+    return (
+        f"| GB a GPU | | {' | '.join(places.values())} | time of 10,000 |\n| --- | --- |{' ---: |' * 6}\n"
+        + "".join(make_row(size, method) for size in ("1b", "8b", "70b") for method in methods)
+        + f"\nStruck out is what does not fit into {f['device_gb']:.0f} GB; – is what does not run. The time is that of "
+        "10,000 pairs or episodes on one GPU where that is enough, else on eight.\n\n"
+        "| check on a CPU, fp32 (MB) | estimated | measured |\n| --- | ---: | ---: |\n" + checked + "\n"
+        f"The estimate is off by {f['memory_estimate_error.mean']:.0%} in the mean and by "
+        f"{f['memory_estimate_error']:.0%} at most.\n"
+    )
+
+
+def draw_real_tuning(f: dict[str, Any]) -> str:
+    def make_row(name: str, gain: str, of: str) -> str:
+        return (
+            f"| {name} | {f[gain]:+.2f} ({f[f'{gain}.low']:+.2f} to {f[f'{gain}.high']:+.2f}) | "
+            f"{f[f'{gain}.wins']:.0%} | {f[f'{of}.accuracy']:.0%} |\n"
+        )
+
+    return (
+        f"| on {f['prompts']} held-out prompts, {f['samples']} answers each | gain in standard deviations "
+        "(95 % interval) | answers that are better | head agrees with people |\n| --- | ---: | ---: | ---: |\n"
+        + make_row("the reward that it was tuned on", "reward_gain", "proxy")
+        + make_row("gold: other votes, other layers", "gold_gain", "gold")
+        + f"\nAn answer has {f['before.words']:.0f} words before and {f['after.words']:.0f} after; "
+        f"{f['before.empty']:.0%} and {f['after.empty']:.0%} are empty.\n"
+    )
+
+
+def draw_real_tuning_samples(f: dict[str, Any]) -> str:
+    def clean(text: str) -> str:
+        return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+    return "| prompt | before | after |\n| --- | --- | --- |\n" + "".join(
+        f"| {clean(s['prompt'])} | {clean(s['before'])} ({s['reward_before']:.2f}) | "
+        f"{clean(s['after'])} ({s['reward_after']:.2f}) |\n"
+        for s in f["samples"]
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "gpu": draw_gpu,
+    "real_tuning": draw_real_tuning,
+    "real_tuning_samples": draw_real_tuning_samples,
+    "scale": draw_scale,
+    "vs_trl_ppo": draw_vs_trl_ppo,
+}

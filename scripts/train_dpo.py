@@ -17,7 +17,7 @@ from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.generation import sample_completions
-from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.policy_folder import record_tuned_policy, require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments
 from rlhf_hitl.store import Store
@@ -33,17 +33,24 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-dpo"):
-        pairs = _collect_pairs(store, data, arguments, settings)
-        return {"policy": settings.output_dir, **train_dpo(settings, pairs, store.images.load)}
+        pairs, model_id = _collect_pairs(store, data, arguments, settings)
+        figures = train_dpo(settings, pairs, store.images.load)
+        if PartialState().is_main_process:
+            record_tuned_policy(
+                store, str(settings.output_dir), base=settings.model_name_or_path, reward_model_id=model_id
+            )
+        return {"policy": settings.output_dir, **figures}
 
 
 def _collect_pairs(
     store: Store, data: DataArguments, arguments: DPOPairArguments, settings: DPOSettings
-) -> list[DPOPair]:
-    """Return the pairs to train on, the same in every process."""
+) -> tuple[list[DPOPair], str | None]:
+    """Return the pairs to train on, the same in every process, and in the main process the id of the reward model that
+    made some of them."""
     fresh = _sample(store, arguments, settings) if arguments.sample_prompts and not arguments.human_only else None
     # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows there.
     shared: list[list[DPOPair] | None] = [None]
+    model = None
     if PartialState().is_main_process:
         model = None if arguments.human_only else data.open_reward_model(store)
         shared[0] = collect_dpo_pairs(
@@ -56,7 +63,7 @@ def _collect_pairs(
             label_model=arguments.label_model,
         )
     broadcast_object_list(shared)
-    return shared[0] or []
+    return shared[0] or [], None if model is None else model.id
 
 
 def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) -> list[Completion]:

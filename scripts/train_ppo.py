@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
+
 from rlhf_hitl.arguments import parse_arguments, run_script
-from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.policy_folder import record_tuned_policy, require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
@@ -29,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
+        if PartialState().is_main_process:
+            record_tuned_policy(store, result.folder, base=config.model_name_or_path, reward_model_id=model.id)
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,

@@ -1,4 +1,5 @@
-"""The folder of a tuned policy: where it goes, how it is written whole or not at all, and the card in it."""
+"""The folder of a tuned policy: where it goes, how it is written whole or not at all, the card in it, and its record in
+the store."""
 
 from __future__ import annotations
 
@@ -14,9 +15,12 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.models import get_display_name
 from rlhf_hitl.reward.model_card import README_FILE, make_hub_metadata
+from rlhf_hitl.store.policies import PolicyMethod, PolicyRecord, list_policies, record_policy
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from rlhf_hitl.store import Store
 
 #: The file in every tuned policy that says how it was made and how the training went.
 TRAINING_CARD = "training.json"
@@ -116,6 +120,38 @@ def render_policy_card(card: dict[str, Any], *, base: str, merged: bool) -> str:
     return str(
         ModelCard(text.render(card=card, base=name, merged=merged, figures=figures, metadata=metadata.to_yaml()))
     )
+
+
+def record_tuned_policy(
+    store: Store, out: str | Path, *, base: str, reward_model_id: str | None = None, round: int | None = None
+) -> PolicyRecord:
+    """Record in the store how the policy in a folder was made, as its training card has it, and what it was made of.
+
+    Args:
+        base: the policy that was tuned: a folder, a hub id, or a short name.
+        reward_model_id: what it was tuned on.
+        round: of the loop.
+    """
+    folder, card = Path(out).expanduser().resolve(), read_training_card(out)
+    parent = get_display_name(base)
+    if parent not in {known.name for known in list_policies(store)}:
+        record_policy(store, parent, path=_find_place(base), method=PolicyMethod.BASE)
+    return record_policy(
+        store,
+        get_display_name(folder),
+        path=folder,
+        method=PolicyMethod(card["method"]),
+        parent=parent,
+        reward_model_id=reward_model_id,
+        round=round,
+        settings=card.get("settings"),
+    )
+
+
+def _find_place(policy: str) -> str:
+    """Return the folder of a policy on this machine, or else its name."""
+    folder = Path(policy).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else policy
 
 
 def read_training_card(out: str | Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_style_control_takes_out_what_style_wins():
     plain, controlled = rank_policies(played.without_style(), draws=40), rank_policies(played, draws=40)
     assert plain.rated[0].policy == 0
     assert plain.rated[0].low > 1050
-    assert {r.rank for r in controlled.rated} == {1}
+    assert controlled.rated[0].rating - controlled.rated[-1].rating < 60
     assert controlled.style[0].low > 0
 
 

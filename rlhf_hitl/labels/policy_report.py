@@ -11,7 +11,8 @@ from rlhf_hitl.labels.agreement import JUDGES, PEOPLE, SIMULATED
 from rlhf_hitl.labels.policy_votes import STYLE, PolicyVotes
 from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS, PolicyRanking, RatedPolicy, rank_policies
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.policies import read_lineage
+from rlhf_hitl.store.policies import list_gate_decisions, read_lineage
+from rlhf_hitl.store.reward_models import display_name_of_id, list_reward_models
 from rlhf_hitl.wording import say_count
 
 POPULATION_TITLES = {PEOPLE: "people", JUDGES: "models that judge", SIMULATED: "simulated raters"}
@@ -108,8 +109,8 @@ class PolicyReport:
             )
         if any(p.held for p in self.policies):
             notes.append(
-                "Who won, or lost, everything has an open interval: only a weak prior (normal, of 4 logits) says how far "
-                "ahead, or behind, they are"
+                "Who won, or lost, everything has an open interval: only a weak prior (normal, of 4 logits) says how "
+                "far ahead, or behind, they are"
             )
         if any(p.prompts < MIN_PROMPTS for p in self.policies):
             notes.append(f"Policies on fewer than {MIN_PROMPTS} prompts have no interval")
@@ -177,6 +178,35 @@ def list_roots(store: Store) -> list[str]:
     roots = [(n, e.name) for n, e in enumerate(entries) if e.depth == 0]
     ends = [n for n, _ in roots[1:]] + [len(entries)]
     return [name for _, (begin, name) in sorted(zip(ends, roots), key=lambda pair: pair[1][0] - pair[0])]
+
+
+def describe_lineage(store: Store) -> list[dict[str, Any]]:
+    """Return the lineage as plain values, each policy below the one it was made of, with what gates decided of it."""
+    models = list_reward_models(store)
+    decided = {decision.policy: decision for decision in list_gate_decisions(store)}
+    lines = []
+    for entry in read_lineage(store):
+        record, decision = entry.record, decided.get(entry.name)
+        model_id = record and record.reward_model_id
+        lines.append(
+            {
+                "policy": entry.name,
+                "parent": entry.parent,
+                "depth": entry.depth,
+                "method": record and record.method.value,
+                "round": record and record.round,
+                "reward_model_id": model_id,
+                "reward_model": model_id and display_name_of_id(model_id, models),
+                "path": record and record.path,
+                "place": record and record.place,
+                "settings_digest": record and record.settings_digest,
+                "created_at": record and record.created_at.isoformat(),
+                "replaced": record.replaced if record else 0,
+                "outcome": decision and decision.outcome,
+                "gate": decision and f"{decision.outcome}: {decision.said}",
+            }
+        )
+    return lines
 
 
 def _name(rated: RatedPolicy, name: str, plain: RatedPolicy | None) -> PolicyFigures:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import NotFound
 from rlhf_hitl.labels.agreement import JUDGES, PEOPLE, SIMULATED
 from rlhf_hitl.labels.policy_votes import STYLE, PolicyVotes
 from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS, PolicyRanking, RatedPolicy, rank_policies
@@ -139,13 +139,13 @@ def make_policy_report(
         language, tags: only votes about prompts that have these.
 
     Raises:
-        BadInput: no vote is about the base.
+        NotFound: no vote is about the base.
     """
     wanted = votes.filter(language, tags)
     number = {name: n for n, name in enumerate(votes.policies)}
     if base is not None and base not in number:
         named = ", ".join(list(votes.policies)[:5]) or "none yet"
-        raise BadInput(f"base {base!r}", expected=f"a policy that raters have compared ({named})", fix="check the name")
+        raise NotFound(f"base {base!r}", expected=f"a policy that raters have compared ({named})", fix="check the name")
     if base is None:
         base = next((name for name in roots if name in number), None)
     against = None if base is None else number[base]

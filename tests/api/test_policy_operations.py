@@ -30,7 +30,7 @@ def test_leads_get_the_ranking_and_raters_nothing(store, add_raters, tmp_path):
     assert (found["base"], found["population"]) == ("base", "people")
     assert {s["feature"] for s in found["style"]} == {"length", "headings", "lists", "bold"}
     assert rank({"tags": {"topic": "poems"}}).json()["policies"] == []
-    assert rank({"base": "nobody"}).status_code == 422
+    assert rank({"base": "nobody"}).status_code == 404
     assert rank({"project": "nowhere"}).status_code == 404
     [root, tuned] = client.get("/api/v1/policies", headers=headers[Role.LEAD]).json()
     assert (root["method"], tuned["method"], tuned["place"], tuned["parent"]) == (None, "ppo", "here", "base")

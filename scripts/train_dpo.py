@@ -21,6 +21,7 @@ from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
 from rlhf_hitl.policy.generation import sample_completions
+from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
@@ -76,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             reference=arguments.reference,
             data=[dataclasses.asdict(arguments), data.conservative, *model_id],
         )
+        if is_main:
+            base, model_of = settings.model_name_or_path, model_id[0]
+            record_tuned_policy(store, settings.output_dir, base=base, reward_model_id=model_of)
         return {"policy": settings.output_dir, **figures}
 
 

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
+
 from rlhf_hitl.arguments import parse_arguments, run_script
+from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
@@ -30,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
         result = train_ppo(config, prompts, PolicyReward(model, store, data.conservative), model.find_problem)
+        if PartialState().is_main_process:
+            record_tuned_policy(store, result.folder, base=config.model_name_or_path, reward_model_id=model.id)
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,

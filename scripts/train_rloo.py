@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from rlhf_hitl.arguments import parse_arguments, run_script
+from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.online import train_online
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
@@ -38,6 +40,8 @@ def main(
         card = {"reward_model_id": model.id, "conservative": data.conservative}
         watch = watching.open_watch(store, model, gather_object)
         figures = train_online(settings, prompts, reward, model.find_problem, watch=watch, card=card)
+        if PartialState().is_main_process:
+            record_tuned_policy(store, settings.output_dir, base=settings.model_name_or_path, reward_model_id=model.id)
     return {"policy": settings.output_dir, **card, **figures}
 
 

@@ -251,6 +251,9 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             return {"events": [e.value for e in Event][: 1 + i % 3]}
         case "deliveries":
             return {"event": list(Event)[i % len(Event)].value}
+        case "policies":
+            methods = ("base", "dpo", "ppo", "rloo", "grpo", "import", "endpoint")
+            return {"method": methods[i % len(methods)], "settings_digest": f"{i:064x}" if i % 2 else ""}
         case "runs":
             outcome = (None, "finished", "failed", "interrupted")[i % 4]
             return {"seconds": abs(FLOATS[i % len(FLOATS)]), "outcome": outcome}

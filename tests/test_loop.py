@@ -21,6 +21,7 @@ from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.policies import read_lineage
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.runs import read_runs
@@ -77,6 +78,15 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
     }  # fmt: skip
     assert result["report"]["simulated"]
+    lines = {e.name: e.record for e in read_lineage(prompts)}
+    for (n, step), done in by_step.items():
+        if step in ("dpo", "ppo"):
+            record = lines[Path(done["policy"]).name]
+            assert record is not None
+            assert (record.method, record.round, record.place) == (step, n, "here")
+            assert record.reward_model_id == by_step[n, "train_reward"]["reward_model_id"]
+    assert lines[Path(by_step[1, "ppo"]["policy"]).name].parent == Path(by_step[1, "dpo"]["policy"]).name
+    assert lines[tiny_model.name].method == "base"
     assert all(j.simulated for j in read_judgments(prompts))
     # Each step counts once as a run, but for the review, in which people work.
     assert [(r.command, r.round, r.step) for r in read_runs(prompts)] == [

@@ -53,10 +53,11 @@ def mount_dashboard(
     Args:
         name: the folder, the name of its HTML, CSS and JavaScript, and the function that starts the page.
         calls: as for `mount_page`. What they raise reaches the page as `{"problem": ...}`.
-        scripts: further scripts of the folder, which `NAME.js` uses.
+        scripts: further scripts, which `NAME.js` uses: of the folder, or of another page's as `PAGE/SCRIPT`.
         library: a script and styles from elsewhere in the package, such as those of the plots.
     """
-    parts = [*SHARED_SCRIPTS, *(f"{name}/{script}" for script in (*scripts, name))]
+    own = [script if "/" in script else f"{name}/{script}" for script in (*scripts, name)]
+    parts = [*SHARED_SCRIPTS, *own]
     mount_page(
         app,
         path,

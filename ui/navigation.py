@@ -6,7 +6,7 @@ from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.ui.pages import load_templates, load_translations
 
 #: The pages in the order of their links. A page's title is the text `page_NAME` of `assets/words/`.
-PAGES = ("rate", "adjudicate", "lead", "data", "raters", "people", "replay")
+PAGES = ("rate", "adjudicate", "lead", "data", "raters", "people", "policies", "replay")
 
 
 def render_navigation(current: str) -> str:

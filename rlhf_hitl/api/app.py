@@ -105,13 +105,13 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
 
 def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
     """Mount the pages, each behind a guard that admits its roles."""
-    from rlhf_hitl.ui import adjudicate, data, lead, rate, raters, replay
+    from rlhf_hitl.ui import adjudicate, data, lead, policies, rate, raters, replay
     from rlhf_hitl.ui import people as people_page
     from rlhf_hitl.ui.rendering import start_rendering
 
     start_rendering()
     pages = {"/rate": rate, "/adjudicate": adjudicate, "/lead": lead, "/data": data, "/raters": raters}
-    pages |= {"/people": people_page, "/replay": replay}
+    pages |= {"/people": people_page, "/policies": policies, "/replay": replay}
     for path, page in pages.items():
         guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)

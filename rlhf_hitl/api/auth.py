@@ -23,6 +23,7 @@ ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/data": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
     "/raters": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
+    "/policies": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
     "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from rlhf_hitl import __version__
-from rlhf_hitl.api.operations import feedback, input, manage, prediction, quality, task
+from rlhf_hitl.api.operations import feedback, input, manage, policies, prediction, quality, task
 from rlhf_hitl.api.predictor import Predictor
 from rlhf_hitl.api.problems import add_handlers
 from rlhf_hitl.api.scoped_routes import Api, ScopedRoutes
@@ -33,4 +33,5 @@ def create_api(store: Store, settings: Settings) -> Api:
     manage.add_operations(routes_of(Scope.MANAGE), store)
     quality.add_task_operations(routes_of(Scope.TASK), store, settings)
     quality.add_manage_operations(routes_of(Scope.MANAGE), store)
+    policies.add_operations(routes_of(Scope.MANAGE), store)
     return api

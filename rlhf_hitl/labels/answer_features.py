@@ -62,6 +62,11 @@ def read_format(text: str) -> tuple[bool, bool, bool, bool]:
     )
 
 
+def count_style(text: str) -> tuple[int, int, int, int]:
+    """Return the characters, headings, list items and pieces of bold text of a text."""
+    return len(text), len(_HEADING.findall(text)), len(_ITEM.findall(text)), len(_BOLD.findall(text))
+
+
 def find_prompt_script(prompt: Prompt) -> str:
     """Return the script of what the user wrote."""
     return find_script("\n".join(m.text for m in prompt.messages if m.role == "user"))

@@ -216,6 +216,7 @@ class RoundSteps:
         """Tune the policy on people's pairs and on pairs the reward model makes of completions sampled for this."""
         from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
         from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
+        from rlhf_hitl.policy.lineage import record_tuned_policy
 
         policy = self._find_starting_policy()
         if not self.config.dpo_pairs:
@@ -239,10 +240,12 @@ class RoundSteps:
             model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad
         )
         figures = train_dpo(settings, pairs, self.store.images.load)
+        record_tuned_policy(self.store, out, base=policy, reward_model_id=model and model.id, round=self.round)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
     def tune_with_ppo(self) -> dict[str, Any]:
         """Tune the policy that DPO left, on the rewards of the reward model."""
+        from rlhf_hitl.policy.lineage import record_tuned_policy
         from rlhf_hitl.policy.ppo import train_ppo
         from rlhf_hitl.policy.ppo_config import PPOConfig
 
@@ -266,6 +269,7 @@ class RoundSteps:
         )
         prompts = list_prompts(self.store, split=Split.TRAIN)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
+        record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
         return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, get_args
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store.policies import PolicyMethod
 from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import (
@@ -260,6 +261,9 @@ CHECKS: dict[str, Check] = {
     "automation.state": _one_of(AutomationState),
     "automation.after_decision": _is_count,
     "alerts.figures": _is_object,
+    "policies.method": _one_of(PolicyMethod),
+    "policies.round": _is_count,
+    "policies.settings_digest": lambda value: re.fullmatch(r"([0-9a-f]{64})?", value) is not None,
     "webhooks.events": _are_words(Event),
     "deliveries.event": _one_of(Event),
     "deliveries.attempts": _is_count,

@@ -1,5 +1,5 @@
-"""The tables beside the work itself: access, the audit log, webhooks, automation and alerts, imports that wait, and the
-store's own keys.
+"""The tables beside the work itself: access, the audit log, webhooks, policies, automation and alerts, imports that
+wait, and the store's own keys.
 
 `tables.py` has the others.
 """
@@ -97,6 +97,24 @@ deliveries = Table(
           postgresql_where=text("next_try_at IS NOT NULL")),
     sqlite_autoincrement=True,
 )  # fmt: skip
+
+# How policies came about, those that were tuned here above all. The newest row of a name counts. Completions name their
+# policy, and those of others, such as imported ones, need no row.
+policies = Table(
+    "policies",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("name", String(500), nullable=False),  # as its completions carry it
+    Column("path", Text, nullable=False),  # a folder, a hub id, or an address; it may be gone
+    Column("parent", String(500)),  # the name of the policy it was made of; null: of none
+    Column("method", String(20), nullable=False),  # base, dpo, ppo, rloo, grpo, import, endpoint
+    Column("reward_model_id", String(40)),  # what it was tuned on; null: nothing
+    Column("round", Integer),  # of the loop; null: outside one
+    Column("settings_digest", String(64), nullable=False),  # sha256 of the settings as JSON; empty: not known
+    Column("created_at", Utc, nullable=False),
+    Index("policies_by_name", "name", "seq"),
+    sqlite_autoincrement=True,
+)
 
 # The accepted comparisons that raters judge all the same: one row for each decision that drew one. `audit` above is the
 # log.

@@ -173,7 +173,15 @@ def test_guessing_many_names_from_one_address_is_throttled_and_known_browsers_th
 
 @pytest.mark.parametrize(
     ("name", "page"),
-    [("ann", "/lead"), ("ann", "/people"), ("ann", "/replay"), ("eve", "/lead"), ("eve", "/people"), ("eve", "/rate")],
+    [
+        ("ann", "/lead"),
+        ("ann", "/people"),
+        ("ann", "/policies"),
+        ("ann", "/replay"),
+        ("eve", "/lead"),
+        ("eve", "/people"),
+        ("eve", "/rate"),
+    ],
 )
 def test_nobody_opens_a_page_of_another_role_by_any_address(client, store, name, page):
     inside = ["/", "/config", "/gradio_api/info", "/theme.css", "//", "/?__theme=dark"]

@@ -84,7 +84,7 @@ def test_all_that_is_sent_stays_below_the_path(sqlite_store, make_client, way):
     assert site.get("/hitl/").headers["location"] == "/hitl/lead/"
     assert site.get("/hitl/login").headers["location"] == "/hitl/"
     assert site.get("/hitl/rate").headers["location"] == "/hitl/rate/"  # the slash is added by Starlette
-    for name in ("rate", "adjudicate", "lead", "data", "raters", "people", "replay"):
+    for name in ("rate", "adjudicate", "lead", "data", "raters", "people", "policies", "replay"):
         page = site.get(f"/hitl/{name}/", headers=BROWSER)
         assert page.status_code == 200
         [config] = re.findall(r'"root": ?"([^"]+)"', page.text)[:1]
@@ -93,7 +93,7 @@ def test_all_that_is_sent_stays_below_the_path(sqlite_store, make_client, way):
         assert scripts
         assert all(address.startswith("./") for address in scripts)
     assert site.get("/hitl/me").json()["pages"] == [
-        *("/rate", "/adjudicate", "/lead", "/data", "/raters", "/people", "/replay")
+        *("/rate", "/adjudicate", "/lead", "/data", "/raters", "/people", "/policies", "/replay")
     ]
     error = site.get("/hitl/nowhere", headers=BROWSER)
     assert error.status_code == 404

@@ -1,0 +1,180 @@
+"""The page of policies in a real Chromium: the ranking, who beats whom, the lineage, before and after."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from browser_fixtures import Server, enter, expect, picture
+from rlhf_hitl.store import people
+from rlhf_hitl.store.comparisons import insert_comparisons, insert_completions, insert_prompts
+from rlhf_hitl.store.judgments import judgment_to_row
+from rlhf_hitl.store.loop_steps import finish_step
+from rlhf_hitl.store.policies import PolicyMethod, record_policy
+from rlhf_hitl.store.tables import judgments
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict, utc_now
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<img src=x onerror=window.pwned=1>"
+STRENGTHS = {"smollm2-135m": 0.0, "round-1-dpo": 0.5, "round-1-ppo": 0.9, "round-2-dpo": 0.8, HOSTILE: -0.6}
+TOPICS = ("coding", "writing")
+FITS = """
+[...document.querySelectorAll("#policies *")]
+  .filter((e) => e.checkVisibility() && !e.closest(".sideways, .asked"))
+  .filter((e) => e.getBoundingClientRect().right > innerWidth + 1)
+  .map((e) => `${e.tagName}.${e.className}`)
+"""
+OPENINGS = ("A tide is", "The sea rises since", "In short, it is the moon:")
+
+
+def fill(server: Server, prompts: int = 60) -> None:
+    """Policies that two raters compared on some prompts, their lineage, and votes of a simulated rater."""
+    store, rng = server.store, np.random.default_rng(4)
+    raters = [people.add_rater(store, name, Role.RATER, simulated=name == "sim") for name in ("ann", "bea", "sim")]
+    made, rows = [], []
+    for n in range(prompts):
+        prompt = Prompt.create((Message("user", f"Why is there a tide, in case {n}?"),), {"topic": TOPICS[n % 2]})
+        answers = []
+        for k, name in enumerate(STRENGTHS):
+            style = "## Tides\n\n- **The moon** pulls.\n- The earth turns." if rng.random() < 0.4 else ""
+            what = HOSTILE if n == 0 else f"{k + 1} times a day"
+            text = f"{rng.choice(OPENINGS)} water that follows the moon, {what}.\n\n{k}\n\n{style}"
+            answers.append(Completion.create(prompt.id, (Message("assistant", text),), name))
+        with store.write() as conn:
+            insert_prompts(store, conn, [prompt])
+            insert_completions(store, conn, answers)
+        for a, b in rng.permuted(np.tile(np.arange(len(answers)), (3, 1)), axis=1)[:, :2]:
+            made.append(Comparison.create(prompt, [answers[a], answers[b]]))
+            first, second = (c.id for c in made[-1].completions)
+            lead = np.subtract(*(STRENGTHS[c.policy] for c in made[-1].completions))
+            for rater in raters:
+                ranking = ((first,), (second,)) if rng.random() < 1 / (1 + np.exp(-2 * lead)) else ((second,), (first,))
+                ranking = ((first, second),) if rng.random() < 0.2 else ranking
+                rows.append(
+                    judgment_to_row(
+                        Answer(Verdict.RANKED, ranking), comparison_id=made[-1].id, rater_id=rater.id,
+                        order_shown=(first, second), route=Route.HUMAN.value, simulated=rater.simulated,
+                        idempotency_key=f"{len(rows)}", created_at=utc_now(),
+                    )
+                )  # fmt: skip
+    unique = {row["comparison_id"] + row["rater_id"]: row for row in rows}
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+        conn.execute(judgments.insert(), list(unique.values()))
+    parents = {"round-1-dpo": "smollm2-135m", "round-1-ppo": "round-1-dpo", "round-2-dpo": "round-1-ppo"}
+    record_policy(store, "smollm2-135m", path="smollm2-135m", method=PolicyMethod.BASE)
+    for name, parent in parents.items():
+        method = PolicyMethod.PPO if "ppo" in name else PolicyMethod.DPO
+        path = server.folder if name == "round-1-ppo" else server.folder / "gone"
+        record_policy(store, name, path=path, parent=parent, method=method, round=int(name[6]), reward_model_id="m_1")
+    result = {"promoted": True, "heldout_reward_before": 0.12, "heldout_reward_after": 0.31, "prompts": 24}
+    finish_step(store, 1, "ppo", {"policy": "/policies/round-1-ppo"}, 1.0)
+    finish_step(store, 1, "promote", result | {"policy": "/policies/round-1-ppo"}, 1.0)
+
+
+def open_policies(page, server: Server, role: Role = Role.LEAD, at: str = "") -> None:
+    name = f"a-{role.value}"
+    server.person(name, role)
+    enter(page, server, name)
+    page.goto(f"{server.address}/policies/{at}")
+    expect(page.locator("#ranking")).to_be_visible(timeout=30_000)
+
+
+def assert_accessible(page) -> None:
+    found = [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in Axe().run(page).response["violations"]]
+    assert found == []
+
+
+def names(page) -> list[str]:
+    return page.locator("#ranked-rows th bdi").all_inner_texts()
+
+
+def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
+    server = serve()
+    fill(server)
+    open_policies(page, server)
+    rows = page.locator("#ranked-rows tr")
+    expect(rows).to_have_count(len(STRENGTHS))
+    assert names(page)[-1] == HOSTILE
+    assert page.evaluate("window.pwned") is None
+    expect(page.locator("#win-head")).to_have_text("Preferred to smollm2-135m")
+    plot = rows.first.locator("svg")
+    expect(plot).to_have_attribute("aria-label", re.compile(r"Rating of round-\d-\w+: \d+, 95 %: \d+ to \d+"))
+    expect(page.locator(".matrix tbody tr")).to_have_count(len(STRENGTHS))
+    lines = page.locator(".tree .line")
+    expect(lines).to_have_count(4)
+    expect(lines.nth(2)).to_contain_text("by PPO")
+    expect(lines.nth(2)).to_contain_text("mean held-out reward 0.120 → 0.310 on 24 prompts")
+    expect(lines.nth(1)).to_contain_text("folder not there")
+    assert page.evaluate(FITS) == []
+    assert_accessible(page)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    picture(page, "policies-light")
+    # Filters and style control are in the address, and a reload keeps them.
+    page.locator("#style").check()
+    expect(page.locator("#style-rows dt")).to_have_text(["Length", "Headings", "Lists", "Bold text"])
+    expect(page.locator("#plain-head")).to_be_visible()
+    page.locator("#tag").select_option(index=1)
+    expect(page.locator("#ranking-notes")).to_contain_text("pairs of other languages or tags")
+    page.reload()
+    expect(page.locator("#style")).to_be_checked()
+    expect(page.locator("#ranking-notes")).to_contain_text("pairs of other languages or tags")
+    page.locator("#votes").select_option("simulated")
+    expect(page.locator("#simulated")).to_be_visible()
+    expect(page.locator("#ranking-notes")).to_contain_text("say nothing of what people prefer")
+    for dark in (False, True):
+        page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        assert_accessible(page)
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate(FITS) == []
+    assert_accessible(page)
+
+
+def test_the_same_prompt_before_and_after(serve, page):
+    server = serve()
+    fill(server)
+    open_policies(page, server, Role.EVALUATOR)
+    compare = page.get_by_role("button", name="What changed: round-1-ppo")
+    compare.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#changes-title")).to_be_focused()
+    expect(page.locator("#before")).to_have_value("round-1-dpo")
+    expect(page.locator("#changes-count")).to_have_text("Prompts both answered: 60")
+    cards = page.locator(".change")
+    expect(cards).to_have_count(5)
+    first = cards.first.inner_text()
+    page.locator("#changes-next").click()
+    expect(cards.first).not_to_have_text(first)
+    page.locator("#words").fill("CASE 57?")
+    expect(cards).to_have_count(1)
+    expect(cards.first).to_contain_text("in case 57?")
+    page.locator("#words").fill("onerror")
+    expect(cards).to_have_count(1)
+    expect(cards.locator(".answer-text").first).to_contain_text(HOSTILE)
+    assert page.evaluate("window.pwned") is None
+    page.locator("#words").fill("")
+    page.locator("#decided").check()
+    expect(cards.first.locator(".decided").first).to_contain_text(re.compile(r"after \d, tie \d, before \d"))
+    expect(cards.locator(":is(ins, del)").first).to_be_visible()
+    assert_accessible(page)
+    page.locator("#changes-title").scroll_into_view_if_needed()
+    picture(page, "policies-changes-light")
+    page.reload()
+    expect(page.locator("#decided")).to_be_checked()
+    expect(page.locator("#after")).to_have_value("round-1-ppo")
+    page.locator("#before").select_option("round-1-ppo")
+    page.locator("#words").fill("nowhere at all")
+    expect(page.locator("#changes-empty")).to_have_text("None is like that. Search for less.")
+
+
+def test_an_empty_store_says_what_to_do_and_an_address_may_hold_anything(serve, page):
+    server = serve()
+    open_policies(page, server, at='#tag=["x"&votes=people&language=<b>&before=<i>&style=1')
+    expect(page.locator("#ranking-empty")).to_contain_text("rlhf-hitl generate")
+    expect(page.locator("#lineage-none")).to_contain_text("rlhf-hitl train-dpo")
+    expect(page.locator("#changes-panel")).to_be_hidden()
+    assert_accessible(page)

@@ -12,8 +12,8 @@ from typing import Any
 
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.policy_folder import require_free_folder
-from rlhf_hitl.policy.ppo import train_ppo
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run

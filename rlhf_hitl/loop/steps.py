@@ -243,8 +243,8 @@ class RoundSteps:
 
     def tune_with_ppo(self) -> dict[str, Any]:
         """Tune the policy that DPO left, on the rewards of the reward model."""
-        from rlhf_hitl.policy.ppo import train_ppo
-        from rlhf_hitl.policy.ppo_config import PPOConfig
+        from rlhf_hitl.policy.ppo.config import PPOConfig
+        from rlhf_hitl.policy.ppo.trainer import train_ppo
 
         start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:

@@ -12,12 +12,12 @@ import torch
 
 from forked_processes import run_on_two_processes
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy import ppo_math
-from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
-from rlhf_hitl.policy.ppo import train_ppo
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo import math as ppo_math
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic, collate_rollouts
+from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import make_policy_lora_config
 from rlhf_hitl.reward.rendering import Conversation
@@ -293,8 +293,8 @@ import sys
 import numpy as np
 from pathlib import Path
 from safetensors.torch import save_file
-from rlhf_hitl.policy.ppo import PPOTrainer
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import PPOTrainer
+from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.types import Message, Prompt, Split
 
 policy, out = sys.argv[1:]

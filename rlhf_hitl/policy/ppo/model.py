@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlhf_hitl.policy.ppo_math import make_length_mask
+from rlhf_hitl.policy.ppo.math import make_length_mask
 
 if TYPE_CHECKING:
     from peft import PeftModel

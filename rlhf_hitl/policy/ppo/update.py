@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlhf_hitl.policy import ppo_math
-from rlhf_hitl.policy.actor_critic import ActorCritic, RolloutBatch
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo import math as ppo_math
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic, RolloutBatch
 
 
 @dataclass(frozen=True)

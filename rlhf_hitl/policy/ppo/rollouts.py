@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.actor_critic import RolloutBatch, collate_rollouts
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import RolloutBatch, collate_rollouts
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
 from rlhf_hitl.reward.readability import LeftOut, Unreadable

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy import ppo_math
-from rlhf_hitl.policy.actor_critic import ActorCritic, RolloutBatch
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
-from rlhf_hitl.policy.ppo_checkpoints import PPOCheckpoints, PPOProgress
-from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.ppo_rollouts import ProblemFinder, RewardFunction, RolloutSampler
-from rlhf_hitl.policy.ppo_update import Experience, PPOUpdater
+from rlhf_hitl.policy.ppo import math as ppo_math
+from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic, RolloutBatch
+from rlhf_hitl.policy.ppo.rollouts import ProblemFinder, RewardFunction, RolloutSampler
+from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
 from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.types import Prompt
 

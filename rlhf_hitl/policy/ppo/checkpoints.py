@@ -14,9 +14,9 @@ from accelerate import Accelerator
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, place_folder
-from rlhf_hitl.policy.actor_critic import ActorCritic
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic
 from rlhf_hitl.types import Prompt
 
 

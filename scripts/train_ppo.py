@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "policy": str(result.folder),
         "reward_model_id": model.id,
         "steps": len(result.history),
+        "stopped": result.stopped,
         "first": result.history[0],
         "last": result.history[-1],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 import uuid
@@ -259,14 +258,14 @@ class RoundSteps:
             steps=self.config.ppo_steps,
             rollouts=self.config.ppo_rollouts,
             minibatch=self.config.ppo_rollouts,
-            microbatch=math.gcd(self.config.ppo_rollouts, 4),
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
             skip_bad=self.config.skip_bad,
         )
         prompts = list_prompts(self.store, split=Split.TRAIN)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
-        return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
+        stopped = {"stopped": result.stopped} if result.stopped else {}
+        return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
         """Promote the tuned policy if its answers to held-out prompts have a higher mean reward than the old one's.

@@ -34,11 +34,17 @@ RENDERED_IN_MEMORY = 4096
 
 @dataclass(frozen=True)
 class Conversation:
-    """A prompt with one completion, and the tools that the prompt offers."""
+    """A prompt with one completion, and the tools that the prompt offers.
+
+    Attributes:
+        may_be_empty: render a completion without text as the chat template shows it, instead of refusing it. What
+            raters compare is never empty; what a policy samples can be, and its reward has to be the model's own.
+    """
 
     prompt: Messages
     completion: Messages
     tools: Tools = ()
+    may_be_empty: bool = False
 
     @cached_property
     def prompt_id(self) -> str:
@@ -126,7 +132,8 @@ class Renderer:
         """Render one conversation.
 
         Raises:
-            Unreadable: a completion without text, images, or a conversation that the chat template refuses.
+            Unreadable: a completion without text (unless it may be empty), images, or a conversation that the chat
+                template refuses.
         """
         return self._render_once(conversation, self.max_length)
 
@@ -157,7 +164,7 @@ class Renderer:
 
     def _render(self, conversation: Conversation, max_length: int) -> RenderedConversation:
         prompt, completion, tools = conversation.prompt, conversation.completion, conversation.tools
-        if not has_text(completion):
+        if not has_text(completion) and not conversation.may_be_empty:
             raise Unreadable(
                 Obstacle.NO_TEXT,
                 conversation.prompt_id,

@@ -105,7 +105,6 @@ def ppo(policy, out, **more) -> PPOConfig:
         steps=1,
         rollouts=2,
         minibatch=2,
-        microbatch=2,
         max_new_tokens=6,
         **more,
     )

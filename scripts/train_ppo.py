@@ -15,8 +15,8 @@ from accelerate import PartialState
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.policy_folder import require_free_folder
-from rlhf_hitl.policy.ppo import train_ppo
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "policy": str(result.folder),
         "reward_model_id": model.id,
         "steps": len(result.history),
+        "stopped": result.stopped,
         "first": result.history[0],
         "last": result.history[-1],
     }

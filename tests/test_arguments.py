@@ -15,7 +15,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_DPO_SETTINGS, DataArguments
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig, refuse_unsupported_settings
 

@@ -215,7 +215,7 @@ def _check_settings(
     """Raise BadInput for a setting that there is not, before the seconds that TRL's settings take to be imported."""
     from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
-    from rlhf_hitl.policy.ppo_config import PPOConfig
+    from rlhf_hitl.policy.ppo.config import PPOConfig
     from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_SETTINGS, DataArguments
     from rlhf_hitl.policy.tuning_watch import WatchArguments
 

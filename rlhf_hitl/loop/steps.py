@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import shutil
 import uuid
@@ -246,8 +245,8 @@ class RoundSteps:
     def tune_with_ppo(self) -> dict[str, Any]:
         """Tune the policy that DPO left, on the rewards of the reward model."""
         from rlhf_hitl.policy.lineage import record_tuned_policy
-        from rlhf_hitl.policy.ppo import train_ppo
-        from rlhf_hitl.policy.ppo_config import PPOConfig
+        from rlhf_hitl.policy.ppo.config import PPOConfig
+        from rlhf_hitl.policy.ppo.trainer import train_ppo
 
         start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:
@@ -262,7 +261,6 @@ class RoundSteps:
             steps=self.config.ppo_steps,
             rollouts=self.config.ppo_rollouts,
             minibatch=self.config.ppo_rollouts,
-            microbatch=math.gcd(self.config.ppo_rollouts, 4),
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
             skip_bad=self.config.skip_bad,
@@ -270,7 +268,8 @@ class RoundSteps:
         prompts = list_prompts(self.store, split=Split.TRAIN)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
         record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
-        return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
+        stopped = {"stopped": result.stopped} if result.stopped else {}
+        return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
         """Promote the tuned policy if its answers to held-out prompts have a higher mean reward than the old one's.

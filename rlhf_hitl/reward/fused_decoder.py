@@ -194,6 +194,10 @@ class FusedDecoder:
         self._model = model
         self._layers = [_Layer(layer, model.config) for layer in model.layers]
 
+    @property
+    def depth(self) -> int:
+        return len(self._layers)
+
     @torch.inference_mode()
     def run(self, forest: Forest, layers: set[int]) -> dict[int, torch.Tensor]:
         """Return the states (tokens, width) after each of some layers, counted from 1; the last one's are normed where

@@ -132,7 +132,8 @@ class Renderer:
         """Render one conversation.
 
         Raises:
-            Unreadable: a completion without text, images, or a conversation that the chat template refuses.
+            Unreadable: a completion without text (unless it may be empty), images, or a conversation that the chat
+                template refuses.
         """
         return self._render_once(conversation, self.max_length)
 

@@ -12,12 +12,13 @@ import torch
 
 from forked_processes import run_on_two_processes
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy import ppo_math
-from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
-from rlhf_hitl.policy.ppo import train_ppo
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo import math as ppo_math
+from rlhf_hitl.policy.ppo.batches import collate_rollouts
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic
+from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import make_policy_lora_config
 from rlhf_hitl.reward.rendering import Conversation
@@ -143,10 +144,10 @@ def test_a_row_does_not_depend_on_other_rows_even_where_pad_is_eos(actor):
     alone = collate_rollouts([short[0]], [short[1]], eos, "cpu")
     beside = collate_rollouts([short[0], long[0]], [short[1], long[1]], eos, "cpu")
     with torch.no_grad():
-        one = actor(alone)
-        two = actor(beside)
-        trimmed = actor(beside.select_rows(torch.tensor([0])))
-    for a, b, c in zip(one, two, trimmed):
+        batches = alone, beside, beside.select_rows(torch.tensor([0]))
+        one, two, trimmed = (actor.evaluate(b) for b in batches)
+    for name in ("logprobs", "values", "entropy"):
+        a, b, c = (getattr(figures, name) for figures in (one, two, trimmed))
         torch.testing.assert_close(a[0, :3], b[0, :3], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(a[0, :3], c[0, :3], atol=1e-5, rtol=1e-4)
     assert beside.mask.tolist()[0] == [1, 1, 1] + [0] * 12
@@ -178,7 +179,7 @@ def test_the_reference_is_the_policy_without_its_adapter(actor, policy):
 
 def test_the_value_loss_does_not_train_the_adapter(actor):
     actor.zero_grad()
-    actor(collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu"))[2].sum().backward()
+    actor(collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu"))[1].sum().backward()
     assert all(p.grad is None for name, p in actor.trainable_parameters().items() if "lora" in name)
     assert actor.value_head.weight.grad is not None
     actor.zero_grad()
@@ -190,7 +191,7 @@ def test_the_value_loss_does_not_train_the_adapter(actor):
 def settings(policy, out, **more):
     base = {
         "model_name_or_path": str(policy), "output_dir": str(out), "steps": 2, "rollouts": 8, "minibatch": 4,
-        "microbatch": 2,
+        "microbatch_tokens": 60,
         "max_new_tokens": 6, "learning_rate": 1e-3, "precision": "float32",
     }  # fmt: skip
     return PPOConfig(**(base | more))
@@ -205,7 +206,7 @@ def test_ppo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path):
 
     before = mean_reward(policy)
     config = settings(
-        policy, tmp_path / "tuned", steps=20, rollouts=64, minibatch=32, microbatch=32, epochs=4, max_new_tokens=8,
+        policy, tmp_path / "tuned", steps=20, rollouts=64, minibatch=32, epochs=4, max_new_tokens=8,
         learning_rate=1e-2, value_learning_rate=1e-2, schedule="constant", lam=1.0, kl_beta=0.01,
         missing_eos_penalty=0.0,
     )  # fmt: skip
@@ -279,7 +280,7 @@ def test_ppo_refuses_a_used_folder_and_rewards_that_are_not_finite(policy, tmp_p
     train = prompts(8, Split.TRAIN, "x")
     with pytest.raises(BadInput, match="not there yet"):
         train_ppo(settings(policy, policy), train, ascii_share)
-    with pytest.raises(BadInput, match="finite"):
+    with pytest.raises(BadInput, match="8 of 8 rewards not finite"):
         train_ppo(settings(policy, tmp_path / "out"), train, lambda chats: np.full(len(chats), np.nan))
     with pytest.raises(BadInput, match="max_prompt_tokens"):
         train_ppo(settings(policy, tmp_path / "out", max_prompt_tokens=2), train, ascii_share)
@@ -293,14 +294,14 @@ import sys
 import numpy as np
 from pathlib import Path
 from safetensors.torch import save_file
-from rlhf_hitl.policy.ppo import PPOTrainer
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import PPOTrainer
+from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.types import Message, Prompt, Split
 
 policy, out = sys.argv[1:]
 train = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
 config = PPOConfig(model_name_or_path=policy, output_dir=f"{out}/policy",
-                   steps=2, rollouts=8, minibatch=4, microbatch=1, max_new_tokens=4,
+                   steps=2, rollouts=8, minibatch=4, max_new_tokens=4,
                    learning_rate=1e-2, precision="float32", save="adapter")
 seen = []
 

@@ -15,8 +15,8 @@ from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair
 from rlhf_hitl.policy.generation import generate_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
-from rlhf_hitl.policy.ppo import train_ppo
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.reward.readability import LeftOut, Obstacle
@@ -105,7 +105,6 @@ def ppo(policy, out, **more) -> PPOConfig:
         steps=1,
         rollouts=2,
         minibatch=2,
-        microbatch=2,
         max_new_tokens=6,
         **more,
     )

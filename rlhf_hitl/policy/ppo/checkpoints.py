@@ -11,29 +11,44 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, place_folder
-from rlhf_hitl.policy.actor_critic import ActorCritic
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
-from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.model import ActorCritic
+from rlhf_hitl.policy.ppo.reward_scale import RewardScale
 from rlhf_hitl.types import Prompt
+
+#: The file of a checkpoint with the weights of the last policy that was measured to be good.
+GOOD_WEIGHTS = "good.safetensors"
 
 
 @dataclass
 class PPOProgress:
-    """What a checkpoint holds besides weights, optimiser and random states. `beta` weighs the KL penalty."""
+    """What a checkpoint holds besides weights, optimiser and random states.
+
+    Attributes:
+        beta: the weight of the KL penalty.
+        good: the trainable weights of the last policy whose answers were measured and found good; saved in a file.
+    """
 
     step: int = 0
     beta: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    scale: RewardScale = field(default_factory=RewardScale)
+    good: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"json": json.dumps(dataclasses.asdict(self))}
+        state = {"step": self.step, "beta": self.beta, "history": self.history, "scale": dataclasses.asdict(self.scale)}
+        return {"json": json.dumps(state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in json.loads(state["json"]).items():
-            setattr(self, name, value)
+        values = json.loads(state["json"])
+        self.step, self.beta, self.history = values["step"], values["beta"], values["history"]
+        self.scale = RewardScale(**values["scale"])
 
 
 class PPOCheckpoints:
@@ -100,16 +115,19 @@ class PPOCheckpoints:
         weights.clear()
         if self.accelerator.is_main_process:
             self.model.save_trainable(Path(folder))
+            save_file(self.progress.good, Path(folder) / GOOD_WEIGHTS)
 
     def _load_trainable_only(self, models: list[Any], folder: str) -> None:
         models.clear()
         self.model.load_trainable(Path(folder))
+        self.progress.good = load_file(Path(folder) / GOOD_WEIGHTS)
 
 
 def _describe_run(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:
     """Return the settings that a checkpoint must share with the run that continues from it."""
     settings = dataclasses.asdict(config)
-    for name in ("output_dir", "resume", "report_to", "save", "save_steps"):
+    budgets = ("microbatch_tokens", "sampling_tokens")  # what is out of memory goes on with half of it
+    for name in ("output_dir", "resume", "report_to", "save", "save_steps", *budgets):
         del settings[name]
     settings |= {"processes": processes, "prompts": [p.id for p in prompts]}
     return json.dumps(settings, sort_keys=True)

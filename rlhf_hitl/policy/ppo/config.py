@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rlhf_hitl.arguments import read_trackers
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
+
+#: What estimates the value of a token; `model.ActorCritic` says what each is.
+ValueHead = Literal["linear", "mlp", "shared", "critic"]
 
 
 def _declare_setting(default: Any, help: str) -> Any:
@@ -23,33 +26,56 @@ class PPOConfig:
     steps: int = _declare_setting(4, "Number of steps; each samples answers and updates the policy on them.")
     rollouts: int = _declare_setting(8, "Answers sampled in a step, over all processes.")
     minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")
-    microbatch: int = _declare_setting(4, "Answers in one forward and backward pass of a process.")
+    microbatch_tokens: int = _declare_setting(
+        2048, "Most tokens, prompts and padding included, in one forward and backward pass of a process."
+    )
+    sampling_tokens: int = _declare_setting(
+        16_384, "Most tokens, prompts and padding included, of the answers that a process samples side by side."
+    )
     epochs: int = _declare_setting(1, "How often the rollouts of a step are used.")
     max_prompt_tokens: int = _declare_setting(256, "Longer prompts are left out and counted.")
     max_new_tokens: int = _declare_setting(32, "Most tokens of an answer; longer answers are cut off.")
     temperature: float = _declare_setting(1.0, "Temperature of sampling and of the probabilities in the objective.")
     learning_rate: float = _declare_setting(1e-4, "Learning rate of the adapter.")
     value_learning_rate: float = _declare_setting(1e-3, "Learning rate of the value head.")
+    warmup_steps: int = _declare_setting(1, "Steps over which the learning rates rise to their full size.")
     schedule: str = _declare_setting("linear", "Schedule of the learning rates: linear (to zero) or constant.")
     lora_r: int = _declare_setting(8, "LoRA rank.")
     lora_alpha: int = _declare_setting(16, "LoRA alpha.")
     gamma: float = _declare_setting(1.0, "Discount of each token.")
     lam: float = _declare_setting(0.95, "Lambda of generalised advantage estimation.")
     clip: float = _declare_setting(0.2, "Clip range of the probability ratio.")
-    value_clip: float = _declare_setting(0.5, "How far a value may move from the old one.")
+    value_clip: float = _declare_setting(0.5, "How far a value may move from the old one, in standard deviations.")
+    value_head: Literal["linear", "mlp", "shared", "critic"] = _declare_setting(
+        "linear", "What estimates the value: linear or mlp (detached), shared (trains the adapter, too), or critic."
+    )
+    value_weight: float = _declare_setting(
+        0.1, "Weight of the value loss beside the policy's where value_head is shared."
+    )
     max_grad_norm: float = _declare_setting(
         1.0, "Norm that the gradients of adapter and value head are each clipped to."
     )
-    kl_beta: float = _declare_setting(0.05, "Weight of the per-token KL penalty (estimator k1: log p - log reference).")
+    kl_beta: float = _declare_setting(
+        0.05, "Weight of the per-token KL penalty: standard deviations of the reward for a nat (estimator k1)."
+    )
     kl_target: float | None = _declare_setting(
         None, "KL in nats an answer that beta is adapted to; without it beta is fixed."
     )
     kl_horizon: float = _declare_setting(10_000, "Number of answers over which the adaptive beta moves.")
+    max_update_kl: float = _declare_setting(
+        0.1, "KL in nats a token from the policy that sampled, beyond which a step's remaining updates are left out."
+    )
+    max_kl: float = _declare_setting(
+        50.0, "KL in nats an answer from the reference, beyond which the run stops and keeps the last good policy."
+    )
     missing_eos_penalty: float = _declare_setting(
-        1.0, "Subtracted from the reward of an answer cut off before its EOS."
+        1.0, "Subtracted for an answer cut off before its EOS, in standard deviations of the reward."
     )
     precision: Literal["auto", "float32", "bfloat16"] = _declare_setting(
         "auto", "Precision of the frozen weights: auto, float32 or bfloat16. Adapter and head are float32."
+    )
+    sampling_precision: Literal["same", "float32", "bfloat16"] = _declare_setting(
+        "same", "Precision of sampling: same (as `precision`), or a copy of the policy in float32 or bfloat16."
     )
     seed: int = _declare_setting(0, "Seed of the choice of prompts, the samples and the initial weights.")
     save: str = _declare_setting(
@@ -66,16 +92,40 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "report_to", read_trackers(self.report_to))
-        for name in ("steps", "rollouts", "minibatch", "microbatch", "epochs", "max_prompt_tokens", "max_new_tokens"):
+        for name in (
+            "steps",
+            "rollouts",
+            "minibatch",
+            "microbatch_tokens",
+            "sampling_tokens",
+            "epochs",
+            "max_prompt_tokens",
+            "max_new_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} {getattr(self, name)}", expected="1 or more", fix=f"change {name}")
-        for name in ("learning_rate", "value_learning_rate", "temperature", "clip", "value_clip", "max_grad_norm"):
+        for name in (
+            "learning_rate",
+            "value_learning_rate",
+            "temperature",
+            "clip",
+            "value_clip",
+            "max_grad_norm",
+            "max_update_kl",
+            "max_kl",
+            "value_weight",
+        ):
             if getattr(self, name) <= 0:
                 raise BadInput(f"{name} {getattr(self, name)}", expected="more than 0", fix=f"change {name}")
+        for name in ("warmup_steps", "missing_eos_penalty", "kl_beta"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} {getattr(self, name)}", expected="0 or more", fix=f"change {name}")
         if self.rollouts % self.minibatch:
             raise BadInput(
                 f"minibatch {self.minibatch}", expected=f"a divisor of rollouts ({self.rollouts})", fix="change one"
             )
-        for name, choices in (("save", ("merged", "adapter")), ("schedule", ("linear", "constant"))):
+        for name, choices in (
+            ("save", ("merged", "adapter")), ("schedule", ("linear", "constant")), ("value_head", get_args(ValueHead)),
+        ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise BadInput(f"{name} {getattr(self, name)!r}", expected=" or ".join(choices), fix=f"change {name}")

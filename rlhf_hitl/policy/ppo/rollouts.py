@@ -1,0 +1,183 @@
+"""Rollouts of PPO: which prompts a step uses, the sampled answers, and their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts, split_by_tokens
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
+from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
+from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
+from rlhf_hitl.reward.readability import LeftOut, Unreadable
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.types import Message, Prompt
+from rlhf_hitl.wording import say_count
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedTokenizerBase
+
+#: Returns rewards (n,) of conversations, as `RewardModel.rewards` does.
+RewardFunction = Callable[[list[Conversation]], np.ndarray]
+#: Returns why answers to a prompt have no reward, as `RewardModel.find_problem` does.
+ProblemFinder = Callable[[Sequence[Conversation]], Unreadable | None]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A step's answers of one process, n of them, in the order of their positions in the step.
+
+    Attributes:
+        rewards: (n,) the reward function's; zero where it cannot read the answer.
+        readable: (n,) 1 where it can.
+        ended, empty: (n,) 1 where the answer reached its EOS; where it has no text.
+        figures: what the policy said of the tokens when it sampled them; None where that has to be computed.
+    """
+
+    prompts: list[Prompt]
+    texts: list[str]
+    batch: RolloutBatch
+    rewards: Tensor
+    readable: Tensor
+    ended: Tensor
+    empty: Tensor
+    figures: TokenFigures | None
+
+
+class RolloutSampler:
+    """Samples and scores the rollouts of this process.
+
+    Args:
+        prompts: prompts of the train split; those of more than `max_prompt_tokens` are left out and counted.
+        find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
+
+    Attributes:
+        unreadable: the prompts that policy or reward model cannot read.
+
+    Raises:
+        BadInput: no prompt fits, or some cannot be read and `skip_bad` is not set.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Prompt],
+        reward: RewardFunction,
+        accelerator: Accelerator,
+        find_problem: ProblemFinder | None = None,
+    ):
+        self._find_problem = find_problem or (lambda chats: None)
+        self.config, self.tokenizer, self.reward, self.accelerator = config, tokenizer, reward, accelerator
+        self.reader, self.unreadable = PromptReader(tokenizer), LeftOut("prompt")
+        tokenized = []
+        for p in sorted(prompts, key=lambda p: p.id):
+            try:
+                tokens = self.reader.tokenize(p)
+                if problem := self._find_problem([_make_conversation(p, "yes")]):
+                    raise problem
+            except Unreadable as e:
+                self.unreadable.add(e)
+            else:
+                tokenized.append((p, tokens))
+        self.unreadable.refuse_or_warn(len(prompts), skip_bad=config.skip_bad)
+        fitting = [(p, tokens) for p, tokens in tokenized if len(tokens) <= config.max_prompt_tokens]
+        if not fitting:
+            raise BadInput(
+                say_count(len(prompts), "prompt"),
+                expected=f"at least one of up to {config.max_prompt_tokens} tokens",
+                fix="import prompts of the train split, or raise max_prompt_tokens",
+            )
+        self.prompts = [p for p, _ in fitting]
+        self.prompt_tokens = [tokens for _, tokens in fitting]
+        self.left_out = len(tokenized) - len(fitting)
+        self._shuffle = lru_cache(2)(self._shuffle_prompts)  # a step can end one pass and begin the next
+
+    def sample(self, model: ActorCritic, sampling_policy: SamplingPolicy, step: int) -> Rollouts:
+        """Sample this process's share of a step's answers, and score them."""
+        config = self.config
+        sampling = Sampling(config.temperature, 1.0, config.max_new_tokens, config.seed)
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = list(enumerate(self.choose_prompts(step)))[rank::processes]
+        prompts = [self.prompts[index] for _, index in share]
+        prompt_tokens = [self.prompt_tokens[index] for _, index in share]
+        seeds = [
+            derive_seed(config.seed, p.id, sampling, position, attempt=step) for p, (position, _) in zip(prompts, share)
+        ]
+        rows = [RowSampling(config.temperature, 1.0, config.max_new_tokens, seed) for seed in seeds]
+        policy = sampling_policy.prepare(model.policy)
+        eos, pad = find_eos_ids(policy, self.tokenizer), int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
+        # In bfloat16 what was computed token by token is not what a whole answer's pass gives.
+        is_exact = not sampling_policy.is_copy and model.policy.dtype == torch.float32 and model.kind != "critic"
+        answers: list[list[int]] = [[] for _ in rows]
+        read: list[tuple[list[int], TokenFigures]] = []
+        lengths = list(map(len, prompt_tokens)), [config.max_new_tokens] * len(rows)
+        for part in split_by_tokens(*lengths, config.sampling_tokens):
+            recorder = StateRecorder(policy if is_exact else None)
+            with explain_out_of_memory(config, "sampling_tokens"), recorder:
+                sampled = sample_tokens(
+                    policy, [prompt_tokens[i] for i in part], [rows[i] for i in part], eos=eos, pad=pad
+                )
+            for i, answer in zip(part, sampled):
+                answers[i] = answer
+            small = collate_rollouts([[pad]] * len(part), sampled, pad, self.accelerator.device)
+            if (states := recorder.read(len(part), small.answer_width)) is not None:
+                read.append((part, model.read_states(states, small.answers, small.mask)))
+        batch = collate_rollouts(prompt_tokens, answers, pad, self.accelerator.device)
+        texts = [self.reader.decode(a, eos) for a in answers]
+        rewards, readable = self._score(prompts, texts)
+        ended, empty = [a[-1] in eos for a in answers], [not text for text in texts]
+        columns = (torch.tensor(x, dtype=torch.float32) for x in (rewards, readable, ended, empty))
+        figures = None
+        if sum(len(part) for part, _ in read) == len(rows):
+            figures = TokenFigures.zeros(batch)
+            for part, found in read:
+                figures.set_rows(torch.tensor(part), found)
+        return Rollouts(prompts, texts, batch, *(x.to(self.accelerator.device) for x in columns), figures)
+
+    def choose_prompts(self, step: int) -> list[int]:
+        """Return indices of a step's prompts over all processes: the next ones of passes through shuffled prompts."""
+        n, rollouts = len(self.prompts), self.config.rollouts
+        chosen = []
+        for position in range(step * rollouts, (step + 1) * rollouts):
+            lap, offset = divmod(position, n)
+            chosen.append(int(self._shuffle(lap)[offset]))
+        return chosen
+
+    def _shuffle_prompts(self, lap: int) -> np.ndarray:
+        return np.random.default_rng((self.config.seed, lap)).permutation(len(self.prompts))
+
+    def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n,) rewards, and where the reward model can read the answer; the reward is 0 where it cannot.
+
+        An answer without text is read, too: as the chat template shows it.
+        """
+        chats = [_make_conversation(p, text) for p, text in zip(prompts, texts)]
+        readable = np.array([self._find_problem([chat]) is None for chat in chats])
+        rewards = np.zeros(len(chats))
+        if readable.any():
+            asked = [chat for chat, is_readable in zip(chats, readable) if is_readable]
+            scored = np.asarray(self.reward(asked), dtype=np.float64)
+            if scored.shape != (len(asked),):
+                raise BadInput(
+                    f"rewards of shape {scored.shape}",
+                    expected=say_count(len(asked), "finite number"),
+                    fix="check the reward model",
+                )
+            rewards[readable] = scored
+        return rewards, readable
+
+
+def _make_conversation(prompt: Prompt, text: str) -> Conversation:
+    return Conversation(prompt.messages, (Message("assistant", text),), prompt.tools, may_be_empty=True)

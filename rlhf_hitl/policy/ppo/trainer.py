@@ -1,0 +1,285 @@
+"""PPO on accelerate: sample answers, score them with the reward model, and update a LoRA policy near its reference.
+
+It runs in one process or in several under DDP (`accelerate launch`). FSDP and DeepSpeed are refused: they shard the
+weights, and generation needs them whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
+from rlhf_hitl.policy.ppo import math as ppo_math
+from rlhf_hitl.policy.ppo.brakes import Observer, RunStopped, ask_observer, find_reason_to_stop
+from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
+from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
+from rlhf_hitl.policy.ppo.rollouts import ProblemFinder, RewardFunction, Rollouts, RolloutSampler
+from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
+from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
+from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
+from rlhf_hitl.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PPOResult:
+    """The folder of the tuned policy, a row of figures for each step, and why it stopped early; None if it did not."""
+
+    folder: Path
+    history: list[dict[str, float]]
+    stopped: str | None = None
+
+
+def train_ppo(
+    config: PPOConfig,
+    prompts: Sequence[Prompt],
+    reward: RewardFunction,
+    find_problem: ProblemFinder | None = None,
+    observe: Observer | None = None,
+) -> PPOResult:
+    """Tune a policy on prompts of the train split and write it to `config.output_dir`.
+
+    Args:
+        find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
+        observe: looks at each step's answers and may stop the run.
+
+    Raises:
+        BadInput: a prompt may not be trained on or not be read, no prompt fits, `output_dir` is taken, the launcher
+            shards weights, the first rewards are not finite, or memory is out.
+    """
+    return PPOTrainer(config, prompts, reward, find_problem, observe).run()
+
+
+class PPOTrainer:
+    """The training behind `train_ppo`. `model` can be examined afterwards."""
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        prompts: Sequence[Prompt],
+        reward: RewardFunction,
+        find_problem: ProblemFinder | None = None,
+        observe: Observer | None = None,
+    ):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.utils import set_seed
+        from peft import get_peft_model
+
+        from rlhf_hitl.models import load_policy, load_tokenizer, resolve_dtype
+        from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
+
+        self.config, self.observe = config, observe
+        self.out = require_free_folder(config.output_dir)
+        refuse_heldout(prompts)
+        trackers: list[Any] = config.report_to
+        refuse_missing_trackers(trackers)
+        AcceleratorState._reset_state()  # an earlier trainer of this process may have left another precision
+        self.accelerator = Accelerator(
+            mixed_precision="no",
+            log_with=trackers or None,
+            project_dir=str(get_checkpoint_folder(self.out)) if trackers else None,
+        )
+        self._check_processes()
+        set_seed(config.seed)
+        self.tokenizer = load_tokenizer(config.model_name_or_path)
+        self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator, find_problem)
+        dtype = resolve_dtype(config.precision)
+        base = load_policy(config.model_name_or_path, dtype).to(self.accelerator.device)  # type: ignore[arg-type]
+        sampled = dtype if config.sampling_precision == "same" else resolve_dtype(config.sampling_precision)
+        self.sampling_policy = SamplingPolicy(base, sampled)
+        fused = fuse_reference(base)
+        policy = get_peft_model(base, make_policy_lora_config(config.lora_r, config.lora_alpha))
+        # Evaluation mode throughout: dropout would change the probability ratio where nothing has been updated.
+        self.model = ActorCritic(policy, config.temperature, config.value_head).eval()  # type: ignore[arg-type]
+        self.reference = Reference(self.model, fused)
+        self.updater = PPOUpdater(config, self.model, self.accelerator)
+        self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
+        self.accelerator.register_for_checkpointing(self.progress)
+        self.checkpoints = PPOCheckpoints(
+            self.out, config, self.sampler.prompts, self.accelerator, self.model, self.progress
+        )
+        if trackers:
+            self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))
+
+    def run(self) -> PPOResult:
+        """Run the remaining steps and write the tuned policy: the last one, or the last good one if a brake acts."""
+        from tqdm import tqdm
+
+        config, accelerator, progress, stopped = self.config, self.accelerator, self.progress, None
+        if config.resume:
+            self.checkpoints.load_newest()
+        bar = tqdm(total=config.steps, initial=progress.step, desc="ppo", disable=not accelerator.is_main_process)
+        with bar:
+            while progress.step < config.steps and stopped is None:
+                try:
+                    figures = self.run_step(progress.step)
+                    progress.step += 1
+                except RunStopped as e:
+                    figures, stopped = e.figures, e.reason
+                progress.history.append(figures)
+                accelerator.log(figures, step=len(progress.history))
+                bar.update()
+                bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("reward", "kl", "empty")})
+                if stopped is None and config.save_steps and progress.step % config.save_steps == 0:
+                    self.checkpoints.save()
+        if stopped is not None:
+            log.warning("step %d: %s. The policy from before is kept", progress.step + 1, stopped)
+            self.model.set_trainable(progress.good)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            self._save_policy(stopped)
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+        return PPOResult(self.out, progress.history, stopped)
+
+    def run_step(self, step: int) -> dict[str, float]:
+        """Sample answers, score them, estimate advantages, and update. Returns the figures of the step.
+
+        Raises:
+            RunStopped: the policy that was to be updated is not good, or the update failed.
+            BadInput: the first step's rewards are not finite.
+        """
+        config, progress = self.config, self.progress
+        rollouts = self.sampler.sample(self.model, self.sampling_policy, step)
+        scaled = self._scale_rewards(rollouts, step)
+        batch, mask = rollouts.batch, rollouts.batch.mask
+        with explain_out_of_memory(config, "microbatch_tokens"):
+            said = rollouts.figures or self._evaluate(rollouts)
+            reference = self.reference.compute_logprobs(batch, config.microbatch_tokens)
+        kl = ppo_math.kl_k1(said.logprobs, reference) * mask
+        tokens = self._sum(mask.sum()[None].double())[0]
+        figures = {
+            "reward": self._compute_mean(
+                torch.where(rollouts.readable > 0, rollouts.rewards, progress.scale.unscale(scaled))
+            ),
+            "reward_scaled": self._compute_mean(scaled),
+            "reward_std": progress.scale.spread,
+            "kl": self._compute_mean(kl.sum(1)),
+            "beta": progress.beta,
+            "ended": self._compute_mean(rollouts.ended),
+            "empty": self._compute_mean(rollouts.empty),
+            "unreadable": self._compute_mean(1 - rollouts.readable),
+            "tokens": self._compute_mean(batch.lengths.float()),
+            "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
+        }
+        self._check(find_reason_to_stop(figures, config), figures)
+        if self.observe is not None:
+            rewards = rollouts.rewards.tolist()
+            seen = rollouts.prompts, rollouts.texts, rewards
+            self._check(ask_observer(self.observe, self.accelerator, step, *seen, figures), figures)
+        progress.good = self.model.copy_trainable()
+
+        scores, values = scaled - config.missing_eos_penalty * (1 - rollouts.ended), said.values
+        if step == 0:
+            # Otherwise the first steps would only teach the value head how high the rewards are.
+            mean = self._compute_mean(scores)
+            self.model.value_bias.data.fill_(mean)
+            values = (values + mean) * mask
+        rewards = ppo_math.compute_token_rewards(scores, kl, batch.lengths, progress.beta)
+        advantages, returns = ppo_math.compute_gae(rewards, values, mask, config.gamma, config.lam)
+        figures |= {
+            "reward_after_penalty": self._compute_mean(scores),
+            "explained_variance": ppo_math.explained_variance(values, returns, mask, self._sum),
+            "learning_rate": self.updater.compute_learning_rates(step)[0],
+        }
+        whitened = ppo_math.whiten(advantages, mask, reduce=self._sum)
+        figures |= self.updater.update(Experience(batch, said.logprobs, values, whitened, returns), step)
+        self._check(find_reason_to_stop(figures, config), figures)
+        if config.kl_target is not None:
+            progress.beta = ppo_math.adapt_kl_coefficient(
+                progress.beta,
+                figures["kl"],
+                target=config.kl_target,
+                horizon=config.kl_horizon,
+                answers=config.rollouts,
+            )
+        return figures
+
+    def _scale_rewards(self, rollouts: Rollouts, step: int) -> Tensor:
+        """Return (n,) rewards in standard deviations, not finite where the reward is not.
+
+        Raises:
+            BadInput: a reward of the first step is not finite, or the reward model reads none of its answers.
+        """
+        rewards, readable, scale = rollouts.rewards, rollouts.readable, self.progress.scale
+        bad, read = self._sum(torch.stack([(~rewards.isfinite()).sum().double(), readable.sum().double()])).tolist()
+        if step == 0 and (bad or not read):
+            raise BadInput(
+                f"first step: {bad:.0f} of {self.config.rollouts} rewards not finite, {read:.0f} answers readable",
+                expected="a finite number for each answer, and answers that the reward model can read",
+                fix="check the reward model, and that it reads this policy's answers",
+            )
+        if not bad:
+            scale.add(rewards, readable, self._sum)
+        return scale.scale(rewards, readable)
+
+    def _check(self, reason: str | None, figures: dict[str, float]) -> None:
+        if reason is not None:
+            raise RunStopped(reason, figures)
+
+    def _evaluate(self, rollouts: Rollouts) -> TokenFigures:
+        """Return what the policy says of the answers before any update, in the precision of training."""
+        batch, found = rollouts.batch, TokenFigures.zeros(rollouts.batch)
+        rows = torch.arange(len(batch.lengths), device=batch.ids.device)
+        for index in batch.split_rows(rows, self.config.microbatch_tokens):
+            found.set_rows(index, self.model.evaluate(batch.select_rows(index)))
+        return found
+
+    def _save_policy(self, stopped: str | None) -> None:
+        config, history = self.config, self.progress.history
+        card = {
+            "method": "ppo",
+            "settings": dataclasses.asdict(config),
+            "processes": self.accelerator.num_processes,
+            "prompts": len(self.sampler.prompts),
+            "prompts_left_out": self.sampler.left_out,
+            "empty_answers": history[-1]["empty"],
+            **({"stopped": stopped} if stopped is not None else {}),
+            "left_out": self.sampler.unreadable.as_dict(),
+            "history": history,
+        }
+        merge = config.save == "merged"
+        self.model.drop_critic()
+        save_policy(self.model.policy, self.tokenizer, self.out, base=config.model_name_or_path, merge=merge, card=card)
+
+    def _check_processes(self) -> None:
+        from accelerate import DistributedType
+
+        kind, n = self.accelerator.distributed_type, self.accelerator.num_processes
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA):
+            raise BadInput(
+                f"accelerate launcher {kind.value}",
+                expected="one process, or several under DDP",
+                fix="launch with --multi_gpu: sampling needs the policy whole on each device",
+            )
+        if self.config.minibatch % n:
+            raise BadInput(
+                f"minibatch {self.config.minibatch}",
+                expected=f"a multiple of the {n} processes",
+                fix="change minibatch",
+            )
+
+    def _sum(self, vector: Tensor) -> Tensor:
+        """Sum a vector over all processes."""
+        return self.accelerator.reduce(vector, reduction="sum")  # type: ignore[return-value]
+
+    def _compute_mean(self, x: Tensor) -> float:
+        """Return the mean of the elements of all processes."""
+        total, n = self._sum(
+            torch.stack([x.sum().double(), torch.tensor(float(len(x))).double().to(x.device)])
+        ).tolist()
+        return total / n

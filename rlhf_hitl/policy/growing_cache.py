@@ -38,7 +38,7 @@ class GrowingLayer(DynamicLayer):
         self._values[:, :, self._length : end] = value_states
         self._length = end
         self._show()
-        return self.keys, self.values
+        return self.keys, self.values  # type: ignore[return-value]
 
     def get_seq_length(self) -> int:
         return self._length

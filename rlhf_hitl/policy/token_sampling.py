@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -92,21 +93,23 @@ def sample_tokens(
 
 
 def plan_batches(
-    prompts: Sequence[Sequence[int]], samplings: Sequence[RowSampling], batch_tokens: int | None
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[RowSampling],
+    batch_tokens: int | None,
+    batch_rows: int | None = None,
 ) -> list[list[int]]:
-    """Return the indices of rows by batch: long prompts first, equal ones side by side, as many as the budget holds.
+    """Return the indices of rows by batch: long prompts first, equal ones side by side, as many as the budget of tokens
+    holds and no more than `batch_rows`.
 
     A row that is longer than the budget has a batch of its own.
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
-    if batch_tokens is None:
-        return [order] if order else []
+    most_tokens, most_rows = batch_tokens or sys.maxsize, batch_rows or sys.maxsize
     batches: list[list[int]] = []
-    longest = steps = 0
+    longest = steps = 0  # of the newest batch, whose first prompt is its longest
     for i in order:
-        longest = max(longest, len(prompts[i])) if batches else len(prompts[i])
         steps = max(steps, samplings[i].max_new_tokens)
-        if not batches or (len(batches[-1]) + 1) * (longest + steps) > batch_tokens:
+        if not batches or len(batches[-1]) == most_rows or (len(batches[-1]) + 1) * (longest + steps) > most_tokens:
             batches.append([])
             longest, steps = len(prompts[i]), samplings[i].max_new_tokens
         batches[-1].append(i)

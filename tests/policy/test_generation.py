@@ -12,6 +12,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.generation import generate_completions
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
+from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.policy.token_sampling import (
     PromptReader,
     find_eos_ids,
@@ -139,19 +140,32 @@ def test_completions_record_their_sampling_and_have_no_special_tokens(model, tok
     assert PromptReader(tokenizer).decode([*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
-def test_completions_of_a_prompt_all_differ_and_the_rest_is_left_out(model, tokenizer, capsys):
+def test_completions_of_a_prompt_all_differ_and_the_rest_is_counted(model, tokenizer, caplog):
     many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
-    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
-    assert len({c.text for c in made}) == len(made)
+    counts = SamplingCounts()
+    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=counts))
+    assert len({c.text for c in made}) == len(made) == counts.kept
     assert all(c.text for c in made)
-    assert f"{400 - len(made)} completions left out" in capsys.readouterr().err
+    assert counts.missing.total() == 400 - len(made)
+    assert counts.drawn == 400 + counts.redrawn == counts.kept + sum(counts.reasons.values())
+    assert set(counts.reasons) == {"empty", "repeat"}
+    assert f"{400 - len(made)} completions left out" in caplog.text
+    every = SamplingCounts()
+    all_kept = list(
+        generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=every, keep_all=True)
+    )
+    assert len(all_kept) == every.kept == every.drawn == 400
+    assert sum(c.is_empty for c in all_kept) == every.reasons["empty"] > 0
+    assert every.redrawn == 0
 
 
-def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, capsys):
-    long = prompt("hello " * 1100)
-    made = list(generate_completions(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
+def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, caplog):
+    long, counts = prompt("hello " * 1100), SamplingCounts()
+    asked = [long, PROMPTS[0]]
+    made = list(generate_completions(model, tokenizer, asked, [Sampling(1.0, 1.0, 4)], policy="tiny", counts=counts))
     assert [c.prompt_id for c in made] == [PROMPTS[0].id]
-    assert long.id in capsys.readouterr().err
+    assert counts.too_long == 1
+    assert long.id in caplog.text
 
 
 def completions(of, *texts):

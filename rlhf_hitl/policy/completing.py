@@ -46,6 +46,10 @@ class Drawer(Protocol):
         """Yield the answers as they come. None: there was none, and a later call may ask again."""
         ...
 
+    def release(self) -> None:
+        """Give memory back until the next draw."""
+        ...
+
 
 class TooLong(BadInput):
     """A prompt leaves no room for an answer."""
@@ -146,7 +150,7 @@ def _draw_all(drawer: Drawer, jobs: Sequence[CompletionJob], journal: DrawJourna
         draws = {job.key: journal.get(job.key) for job in jobs if job.key in journal}
     for job, draw in drawer.draw([job for job in jobs if job.key not in draws]):
         draws[job.key] = draw
-        if draw is not None and journal is not None:
+        if draw is not None and journal is not None and job.key not in journal:
             journal.add(job.key, draw)
     return draws
 

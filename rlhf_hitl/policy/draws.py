@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.files import PRIVATE_FILE, make_private_folder
 from rlhf_hitl.types import Message, parse_messages
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 #: How an answer ended: with its EOS, before a stop string, at the token limit; or a filter refused it.
 Finish = Literal["eos", "stop", "length", "refused"]
@@ -43,7 +48,7 @@ class Draw:
 class DrawJournal:
     """Keeps draws by their key, in files of which each process writes one. It holds in memory where they stand.
 
-    A line that a kill has cut off is dropped.
+    A line that a kill has cut off is dropped. Used by several threads.
 
     Args:
         name: of the policy and of how it samples: another name knows none of these draws.
@@ -56,12 +61,13 @@ class DrawJournal:
     def __init__(self, folder: Path, name: str, writer: str = "0"):
         make_private_folder(folder)
         self.calls: list[dict[str, Any]] = []
-        self._folder, self._name = folder, name
+        self._folder, self._name, self._lock = folder, name, Lock()
         self._places: dict[str, tuple[int, int]] = {}
         self._readers: list[Any] = []
         self._own = open(folder / f"{name}-{writer}{SUFFIX}", "ab", opener=_open_private)  # noqa: SIM115
         try:
-            fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             self._own.close()
             raise RlhfHitlError(
@@ -92,15 +98,15 @@ class DrawJournal:
 
     def get(self, key: str) -> Draw:
         number, place = self._places[key]
-        reader = self._readers[number]
-        reader.seek(place)
-        row = json.loads(reader.readline())
+        with self._lock:
+            self._readers[number].seek(place)
+            line = self._readers[number].readline()
+        row = json.loads(line)
         return Draw(row["message"], row["finish"], row["tokens"], row["more"])
 
     def add(self, key: str, draw: Draw) -> None:
         """Keep a draw: it survives a kill of this process."""
-        place = self._write({"key": key, **asdict(draw)})
-        self._places[key] = self._number, place
+        self._places[key] = self._number, self._write({"key": key, **asdict(draw)})
 
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Keep what a request to an endpoint took."""
@@ -108,9 +114,11 @@ class DrawJournal:
         self.calls.append(dict(call))
 
     def _write(self, row: dict[str, Any]) -> int:
-        place = self._own.seek(0, os.SEEK_END)
-        self._own.write(json.dumps(row, ensure_ascii=True).encode() + b"\n")
-        self._own.flush()
+        line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
+        with self._lock:
+            place = self._own.seek(0, os.SEEK_END)
+            self._own.write(line)
+            self._own.flush()
         return place
 
     def close(self) -> None:

@@ -107,6 +107,10 @@ class ModelDrawer(TokenReader):
             for i, answer in zip(batch, answers):
                 yield jobs[i], self.make_draw(answer, eos)
 
+    def release(self) -> None:
+        """Forget the model; it is loaded again when another answer is drawn."""
+        self._model = None
+
 
 def open_model(
     policy: str | Path,
@@ -134,13 +138,13 @@ def open_model(
 
     name, folder = get_display_name(policy), locate_model_folder(policy)
     tokenizer = load_tokenizer(policy, needs_eos=False)
+    limit = getattr(load_config(find_base_folder(folder)).get_text_config(), "max_position_embeddings", None)
     if backend == "vllm":
         from rlhf_hitl.policy.vllm_generation import VllmDrawer
 
-        return VllmDrawer(name, tokenizer, samplings, folder)
+        return VllmDrawer(name, tokenizer, samplings, folder, limit)
 
     def load() -> PreTrainedModel:
         return load_policy(policy, dtype or resolve_dtype()).to(find_best_device())  # type: ignore[arg-type]
 
-    limit = getattr(load_config(find_base_folder(folder)).get_text_config(), "max_position_embeddings", None)
     return ModelDrawer(name, tokenizer, samplings, load, limit=limit, batch_size=batch_size, batch_tokens=batch_tokens)

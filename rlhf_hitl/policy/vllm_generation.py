@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,34 +37,52 @@ class VllmDrawer(TokenReader):
         BadInput: vllm is not installed.
     """
 
-    def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase, samplings: Sequence[Sampling], folder: Path):
-        try:
-            from vllm import LLM  # type: ignore[import-not-found]
-        except ImportError as e:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        samplings: Sequence[Sampling],
+        folder: Path,
+        limit: int | None,
+    ):
+        if find_spec("vllm") is None:
             raise BadInput(
                 "--backend vllm",
                 expected="an installed vllm and a GPU",
                 fix="`pip install 'rlhf_hitl[vllm]'`, or use --backend transformers",
-            ) from e
-        base = find_base_folder(folder)
-        options: dict[str, Any] = {"model": str(base), "tokenizer": str(folder), "enable_prefix_caching": True}
-        self._lora = None
-        if base != folder:
+            )
+        super().__init__(name, tokenizer, samplings, limit)
+        self._folder, self._base = folder, find_base_folder(folder)
+        self._eos = read_eos_ids(self._base, tokenizer)
+        self._llm: Any = None
+        self._lora: Any = None
+
+    def _load(self) -> Any:
+        if self._llm is not None:
+            return self._llm
+        from vllm import LLM  # type: ignore[import-not-found]
+
+        options: dict[str, Any] = {"model": str(self._base), "tokenizer": str(self._folder)}
+        if self._base != self._folder:
             from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
-            options |= {"enable_lora": True, "max_lora_rank": find_lora_room(folder)}
-            self._lora = LoRARequest(name, 1, str(folder))
-        self._llm = LLM(trust_remote_code=False, **options)
-        super().__init__(name, tokenizer, samplings, self._llm.llm_engine.model_config.max_model_len)
-        self._eos = read_eos_ids(base, tokenizer)
+            options |= {"enable_lora": True, "max_lora_rank": find_lora_room(self._folder)}
+            self._lora = LoRARequest(self.name, 1, str(self._folder))
+        self._llm = LLM(trust_remote_code=False, enable_prefix_caching=True, **options)
         self.warn_without_eos(self._eos)
+        return self._llm
+
+    def release(self) -> None:
+        """Forget the engine; another one is started when another answer is drawn."""
+        self._llm = self._lora = None
 
     def draw(self, jobs: Sequence[CompletionJob]) -> Iterator[tuple[CompletionJob, Draw | None]]:
         """Yield all draws at the end."""
-        from vllm import SamplingParams  # type: ignore[import-not-found]
-
         if not jobs:
             return
+        from vllm import SamplingParams  # type: ignore[import-not-found]
+
+        llm = self._load()
         parameters = [
             SamplingParams(
                 temperature=j.row.temperature,
@@ -75,7 +94,7 @@ class VllmDrawer(TokenReader):
             )
             for j in jobs
         ]
-        outputs = self._llm.generate(
+        outputs = llm.generate(
             [{"prompt_token_ids": j.prompt_tokens} for j in jobs], parameters, use_tqdm=True, lora_request=self._lora
         )
         for job, output in zip(jobs, outputs):

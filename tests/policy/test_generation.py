@@ -221,7 +221,10 @@ def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_
         0.9, "--max-new-tokens", 6, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
+    data = json.loads(done.stdout)
+    counts = data.pop("policies")[tiny_model.name]
+    assert data == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
+    assert counts["kept"] == 9 == counts["drawn"] - counts["redrawn"]
     comparisons = list(find_comparisons(sqlite_store))
     assert len(comparisons) == 6
     of_first = {c.id: c for made in comparisons if made.prompt.id == PROMPTS[0].id for c in made.completions}

@@ -30,7 +30,8 @@ def read_prompt(row: dict[str, Any], place: str) -> Prompt:
     """Return the prompt of a line. Raises BadInput with its place where it is none."""
     found = [name for name in ("prompt", "messages") if name in row]
     if len(found) != 1:
-        raise BadInput(f"{place}: with {', '.join(map(str, row))}"[:60], expected=_A_PROMPT, fix="correct the line")
+        shown = f"with {', '.join(map(str, row))}"[:60]
+        raise BadInput(f"{place}: {shown}", expected=_A_PROMPT, fix="correct the line")
     value: Any = row[found[0]]
     try:
         is_text = isinstance(value, str) and bool(value.strip())

@@ -228,17 +228,28 @@ def make_token_chooser(
         if not bool((temperature > 0).any()):
             return greedy[:, 0]
         probabilities = (logits / temperature.clamp(min=1e-6)).softmax(-1)
-        if bool((top_p < 1).any()):
-            values, order = select_nucleus(probabilities, top_p)
-            cumulative = values.cumsum(-1)
-            picked = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-            sampled = order.gather(-1, picked.clamp(max=order.shape[-1] - 1))
+        # Each row by its own top_p: the same uniform means another token among sorted ones.
+        is_nucleus = top_p[:, 0] < 1
+        if bool(is_nucleus.all()):
+            sampled = _invert_nucleus(probabilities, top_p, uniform)
         else:
             cumulative = probabilities.cumsum(-1)
             sampled = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+            if bool(is_nucleus.any()):
+                sampled[is_nucleus] = _invert_nucleus(probabilities[is_nucleus], top_p[is_nucleus], uniform[is_nucleus])
         return torch.where(temperature > 0, sampled.clamp(max=scores.shape[-1] - 1), greedy)[:, 0]
 
     return choose_tokens
+
+
+def _invert_nucleus(probabilities: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the token of each row, (rows, 1), at its uniform of the nucleus."""
+    import torch
+
+    values, order = select_nucleus(probabilities, top_p)
+    cumulative = values.cumsum(-1)
+    picked = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return order.gather(-1, picked.clamp(max=order.shape[-1] - 1))
 
 
 def select_nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

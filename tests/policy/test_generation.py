@@ -10,12 +10,17 @@ from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.generation import generate_completions
+from rlhf_hitl.policy.prompt_choice import choose_prompts
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
+from rlhf_hitl.policy.stop_strings import StopFinder
 from rlhf_hitl.policy.token_sampling import (
+    OutOfMemory,
     PromptReader,
+    _sample_with_generate,
     find_eos_ids,
+    plan_batches,
     sample_tokens,
     select_nucleus,
 )
@@ -69,6 +74,51 @@ def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, to
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*one, *row]])).logits[0]
         assert logits.argmax(-1)[len(one) - 1 : -1].tolist() == row
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "the sea")])
+def test_rows_that_share_a_prefill_and_leave_have_the_tokens_of_plain_generate(model, tokenizer, stop):
+    ids = [PromptReader(tokenizer).tokenize(p) for p in PROMPTS]
+    rows = [ids[0], ids[2], ids[0], ids[1], ids[0], ids[2]]
+    draws = [RowSampling(1.0, 0.9 + 0.1 * (i % 2), 5 + 9 * i, seed=i) for i in range(len(rows))]
+    finder, eos = StopFinder(tokenizer, stop), find_eos_ids(model, tokenizer)
+    ours = sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder)
+    # `model.generate` goes on until all rows have ended, and each is cut afterwards.
+    assert ours == _sample_with_generate(model, rows, draws, eos, 0, finder)
+    assert ours == sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder, batch_tokens=100)
+    assert len({len(row) for row in ours}) > 2
+    for row in ours if stop else ():
+        text = PromptReader(tokenizer).decode(row, eos, stop)
+        assert not any(s in text for s in stop)
+
+
+def test_batches_hold_no_more_tokens_than_their_budget_and_every_row_once():
+    prompts = [[1] * n for n in (3, 50, 7, 50, 7, 400)]
+    draws = [RowSampling(1, 1, 10, i) for i in range(6)]
+    batches = plan_batches(prompts, draws, 130)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert batches[0] == [5], "longer than the budget, and alone"
+    for batch in batches[1:]:
+        assert len(batch) * (max(len(prompts[i]) for i in batch) + 10) <= 130
+    assert [len(b) for b in plan_batches(prompts, draws, None, 4)] == [4, 2]
+
+
+def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, monkeypatch):
+    def fail(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(model, "forward", fail)
+    with pytest.raises(OutOfMemory, match="halve --batch-tokens"):
+        sample_tokens(model, [[1, 2]] * 4, [RowSampling(1, 1, 10, i) for i in range(4)], eos=set(), pad=0)
+
+
+def test_prompts_are_chosen_by_seed_whatever_their_order():
+    many = [prompt(f"hello {i}") for i in range(50)]
+    chosen = choose_prompts(many, 5, seed=1)
+    assert chosen == choose_prompts(many[::-1], 5, seed=1)
+    assert chosen != choose_prompts(many, 5, seed=2)
+    assert choose_prompts(many, 7, seed=1)[:5] == chosen
+    assert len(choose_prompts(many, 90, seed=1)) == 50
 
 
 def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):

@@ -40,7 +40,7 @@ LAYERS = [
     {"store"},
     {"formats", "labels", "report_page", "plots"},
     # Where weights come from; no text is read here, so reward and policy both stand on it.
-    {"models", "model_fetching", "arguments"},
+    {"models", "model_fetching", "arguments", "endpoints"},
     {"reward"},
     {"reward.training", "reward.evaluation"},
     {"routing", "policy", "judges"},

@@ -196,8 +196,9 @@ def fill_in_precision(arguments: TrainingArguments) -> None:
     arguments.use_cpu = arguments.use_cpu or find_best_device() == "cpu"
 
 
-def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model. With `chats` it has a chat template, an EOS and a pad token, and pads on the left.
+def load_tokenizer(name_or_path: str | Path, *, chats: bool = True, needs_eos: bool = True) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model. With `chats` it has a chat template, an EOS and a pad token, and pads on the left;
+    without `needs_eos` it may have neither of these tokens.
 
     Raises:
         BadInput: no such model, no hub, or with `chats` no chat template or no EOS token.
@@ -215,7 +216,7 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
             expected="a tokenizer with a chat template",
             fix="use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer",
         )
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and needs_eos:
         raise BadInput(
             f"model {str(name_or_path)!r}", expected="a tokenizer with an EOS token", fix="set eos_token in its config"
         )
@@ -223,6 +224,16 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
         tokenizer.pad_token = tokenizer.eos_token  # safe: all code here uses lengths and masks, not pad ids
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def find_base_folder(folder: Path) -> Path:
+    """Return the folder of the model under an adapter; that of a whole model is its own."""
+    if (folder / "config.json").is_file():
+        return folder
+    from peft import PeftConfig
+
+    with _report_unreadable(folder):
+        return locate_model_folder(str(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path))
 
 
 def load_processor(name_or_path: str | Path) -> ProcessorMixin | None:

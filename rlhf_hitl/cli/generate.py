@@ -1,42 +1,81 @@
-"""Command `generate`: sample completions of a policy and make comparisons of them."""
+"""Command `generate`: sample completions of policies and make comparisons of them."""
 
 from __future__ import annotations
 
-import json as jsonlib
-from importlib.util import find_spec
+import hashlib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
-from rlhf_hitl.config import DEFAULT_MODEL
-from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import atomic_file, make_private_folder
+from rlhf_hitl.config import DEFAULT_MODEL, load_settings
+from rlhf_hitl.endpoints.address import check_endpoint
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.extras import require_extra
+from rlhf_hitl.policy.endpoint_settings import EndpointSettings
 from rlhf_hitl.policy.sampling import GenerationBackend
+from rlhf_hitl.policy.stop_strings import check_stop_strings
 from rlhf_hitl.routing.acquisition_names import RULES, Rule
+from rlhf_hitl.store.runs import LAUNCHED
+from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
+    from rlhf_hitl.policy.generation_run import GenerationRun
     from rlhf_hitl.policy.sampling import Sampling
-    from rlhf_hitl.types import Completion, Prompt
+    from rlhf_hitl.policy.sources import PolicySource
+    from rlhf_hitl.reward.model import RewardModel
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.types import Prompt
 
 DEFAULT_TEMPERATURES = (0.7, 1.0)
-
-PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
+#: Prompts whose comparisons are added to the store in one transaction.
+PROMPTS_AT_ONCE = 64
 
 
 @command(
     "generate",
-    if_interrupted="nothing is kept, for completions are stored together. Sample fewer with --limit",
+    if_interrupted="what was sampled is kept. Give the same command again: it samples only the rest",
     counts_time=True,
     extra="train",
 )
 def generate_command(
     store: StoreUrl,
-    policy: PolicyName = DEFAULT_MODEL,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A model folder, with an adapter or whole, a hub id, a name from `models get`, or a .jsonl file of "
+            "completions that --out wrote; repeat it to compare several policies with each other.",
+            show_default=DEFAULT_MODEL,
+        ),
+    ] = None,
+    endpoint: Annotated[
+        str,
+        typer.Option(help="Ask an OpenAI-compatible endpoint as a policy, such as http://127.0.0.1:8000/v1."),
+    ] = "",
+    model: Annotated[
+        list[str] | None, typer.Option(help="The model, as the endpoint calls it; repeat it for several.")
+    ] = None,
+    api_key_env: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="Read the endpoint's key from this environment variable.")
+    ] = "",
+    api_key_file: Annotated[str, typer.Option(metavar="FILE", help="Read the endpoint's key from this file.")] = "",
+    price_in: Annotated[float, typer.Option(min=0, help="The price of a million tokens of prompts.")] = 0.0,
+    price_out: Annotated[float, typer.Option(min=0, help="The price of a million tokens of answers.")] = 0.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, help="Stop before the requests to a model cost more than this, in the prices' currency."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Give a request up after this many seconds.")
+    ] = 120.0,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send this many requests at a time.")] = 4,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +94,9 @@ def generate_command(
     ] = 4,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens that reach this probability.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Cut completions off after this many tokens.")] = 160,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="End an answer before this text; repeat it for several.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Set the random numbers: the same seed samples the same completions.")] = 0,
     k: Annotated[int, typer.Option("--k", min=2, help="Put this many completions into a comparison.")] = 2,
     pairing: Annotated[
@@ -74,7 +116,15 @@ def generate_command(
     ] = None,
     reward_model: RewardModelName = None,
     overlap: Annotated[int, typer.Option(min=1, help="Ask for this many judgments of each comparison.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sample this many completions at once.")] = 32,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Compute this many tokens, of prompts and answers, side by side.")
+    ] = 16_384,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sample at most this many completions side by side.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Sample in this many processes, started by `accelerate launch`.")
+    ] = 1,
     backend: Annotated[
         GenerationBackend, typer.Option(help="Sample with transformers, or with vllm, which needs a GPU.")
     ] = "transformers",
@@ -84,71 +134,219 @@ def generate_command(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out and count prompts that the policy's chat template refuses.")
     ] = False,
+    keep_all: Annotated[
+        bool, typer.Option("--keep-all", help="Keep empty, repeated and looping answers, as a policy is measured.")
+    ] = False,
     json: AsJson = False,
 ) -> Result:
-    """Sample completions from a policy and make comparisons of them."""
-    from rlhf_hitl.models import locate_model_folder
-    from rlhf_hitl.policy.sampled_comparisons import make_comparisons
+    """Sample completions from policies and make comparisons of them. Raters never learn which policy wrote what."""
+    from rlhf_hitl.policy.completion_files import open_completion_file, read_prompts
+    from rlhf_hitl.policy.generation_run import GenerationRun
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
+    from rlhf_hitl.store.comparisons import list_prompts
 
-    rule = _check_pairing(pairing, pairs, k, out)
-    samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed)
-    if backend == "vllm" and find_spec("vllm") is None:
-        raise BadInput(
-            "--backend vllm",
-            expected="an installed vllm and a GPU",
-            fix="`pip install 'rlhf_hitl[vllm]'`, or leave --backend out",
-        )
+    endpoints = _find_endpoints(
+        endpoint, model, api_key_env, api_key_file, price_in, price_out, budget, timeout, concurrency
+    )
+    policies = policy or ([] if endpoints else [DEFAULT_MODEL])
+    rule = _check_pairing(pairing, pairs, k, out, len(policies) + len(endpoints))
+    stops = check_stop_strings(stop or ())
+    samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed, stops)
+    _check_processes(processes, backend, bool(endpoints))
     chosen = read_prompts(prompts) if prompts else []
     opened = None if prompts and out else Store.open(store)
     try:
         if not prompts:
             assert opened is not None
             chosen = list_prompts(opened, split=split)
-        chosen = chosen[:limit]
+        chosen = list({p.id: p for p in chosen}.values())[:limit]
         if not chosen:
             raise BadInput(
                 str(prompts) if opened is None or prompts else f"store {opened.safe_url}",
                 expected="one prompt or more" + (f" of the {split} split" if split and not prompts else ""),
                 fix="import prompts first (`rlhf-hitl import`)",
             )
-        model = None if rule is None or opened is None else load_requested_model(opened, reward_model)
-        locate_model_folder(policy)  # reports what is missing before torch is imported
-        from rlhf_hitl.policy.generation import sample_completions
-        from rlhf_hitl.reward.readability import LeftOut
-
-        left_out = LeftOut("prompt")
-        sampled = sample_completions(
-            policy, chosen, samplings, batch_size=batch_size, backend=backend, skip_bad=skip_bad, left_out=left_out
-        )
-        data = {"prompts": len(chosen), "completions": len(sampled)}
-        unread = {"left_out": left_out.as_dict()} if len(left_out) else {}
+        reward = None if rule is None or opened is None else load_requested_model(opened, reward_model)
+        sources = _find_sources(policies, endpoints, backend, batch_tokens, batch_size)
+        folder = _find_journals(out, opened)
+        run = GenerationRun(sources, chosen, samplings, folder, keep_all=keep_all, skip_bad=skip_bad)
+        run.check()
+        if processes > 1:
+            values = {
+                "policy": policies, "prompts": prompts, "split": split and split.value, "limit": limit,
+                "temperature": temperature, "completions": completions, "top-p": top_p, "seed": seed, "stop": stops,
+                "max-new-tokens": max_new_tokens, "batch-tokens": batch_tokens, "batch-size": batch_size, "out": out,
+                "keep-all": keep_all, "skip-bad": skip_bad,
+            }  # fmt: skip
+            launch_processes("rlhf_hitl", ["generate", *_make_flags(values)], processes, store=store)
+        elif "WORLD_SIZE" in os.environ:
+            _draw_part(run)
+        data: dict[str, Any] = {"prompts": len(chosen)}
         if out:
-            _write_completions(out, chosen, sampled)
-            written = f"{say_count(len(sampled), 'completion')} of {say_count(len(chosen), 'prompt')}"
-            return Result(data | unread | {"out": str(out)}, f"Wrote {written} to {out}", more=left_out.lines())
-        assert opened is not None
-        by_rule = {}
-        if model is not None and rule is not None:
-            from rlhf_hitl.routing.pairing import choose_pairs
-
-            drawn = opened.draw
-            by_rule = choose_pairs(
-                model, chosen, sampled, rule, per_prompt=pairs, seed=seed,
-                is_control=lambda prompt: drawn("pairing", prompt.id, 10) == 0,
-            )  # fmt: skip
-        comparisons = make_comparisons(chosen, sampled, k, overlap, by_rule)
-        with opened.write() as conn:
-            added = insert_comparisons(opened, conn, comparisons, source="generate")
+            with open_completion_file(out) as write:
+                made = 0
+                for prompt, answers in run.complete():
+                    write(prompt, answers)
+                    made += len(answers)
+            data |= {"completions": made, "out": str(out)}
+            written = f"{say_count(made, 'completion')} of {say_count(len(chosen), 'prompt')}"
+            text: Any = f"Wrote {written} to {out}"
+        else:
+            assert opened is not None
+            data |= _fill_store(opened, run, chosen, k, overlap, rule, reward, pairs, seed)
+            text = make_table("Generated", data)
+        run.finish()
     finally:
         if opened is not None:
             opened.close()
-    data |= {"comparisons": len(comparisons), "new": added} | ({"paired_by_rule": len(by_rule)} if rule else {})
-    return Result(data | unread, make_table("Generated", data), more=left_out.lines())
+    more, found = _report(run)
+    return Result(data | found, text, more=more)
 
 
-def _check_pairing(pairing: str, pairs: int | None, k: int, out: Path | None) -> Rule | None:
+def _fill_store(
+    opened: Store, run: GenerationRun, prompts: Sequence[Prompt], k: int, overlap: int, rule: Rule | None,
+    reward: RewardModel | None, pairs: int | None, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Add comparisons to the store as their prompts are finished, and return counts."""
+    from rlhf_hitl.policy.sampled_comparisons import make_comparisons
+    from rlhf_hitl.store.comparisons import insert_comparisons
+
+    counts = {"completions": 0, "comparisons": 0, "new": 0}
+    without = 0
+
+    def add(finished: list[tuple[Prompt, list[Any]]], by_rule: Any = None) -> None:
+        nonlocal without
+        made = make_comparisons(
+            [prompt for prompt, _ in finished], [c for _, answers in finished for c in answers], k, overlap, by_rule,
+            run.policies,
+        )  # fmt: skip
+        with opened.write() as conn:
+            counts["new"] += insert_comparisons(opened, conn, made, source="generate")
+        counts["completions"] += sum(len(answers) for _, answers in finished)
+        counts["comparisons"] += len(made)
+        without += len(finished) - len({x.prompt.id for x in made})
+
+    finished: list[tuple[Prompt, list[Any]]] = []
+    for each in run.complete():
+        finished.append(each)
+        if rule is None and len(finished) == PROMPTS_AT_ONCE:
+            add(finished)
+            finished = []
+    if rule is None or reward is None:
+        if finished:
+            add(finished)
+        return counts | ({"without_comparison": without} if without else {})
+    from rlhf_hitl.routing.pairing import choose_pairs
+
+    by_rule = choose_pairs(
+        reward, prompts, [c for _, answers in finished for c in answers], rule, per_prompt=pairs, seed=seed,
+        is_control=lambda prompt: opened.draw("pairing", prompt.id, 10) == 0,
+    )  # fmt: skip
+    add(finished, by_rule)
+    return counts | ({"without_comparison": without} if without else {}) | {"paired_by_rule": len(by_rule)}
+
+
+def _report(run: GenerationRun) -> tuple[list[str], dict[str, Any]]:
+    """Return what was filtered, left out and paid for, as lines for people and as JSON."""
+    unit, lines = f" {load_settings().currency}", []
+    found: dict[str, Any] = {"policies": {name: counts.as_dict() for name, counts in run.counts.items()}}
+    for name, counts in run.counts.items():
+        for line in counts.lines(name):
+            (print_note if line.startswith("warning: ") else lines.append)(line)
+    unread = {name: left_out for name, left_out in run.left_out.items() if len(left_out)}
+    lines += [line for left_out in unread.values() for line in left_out.lines()]
+    if unread:
+        several = len(run.counts) > 1
+        shown = {name: left_out.as_dict() for name, left_out in unread.items()}
+        found["left_out"] = shown if several else next(iter(shown.values()))
+    for name, totals in run.calls.items():
+        found["policies"][name] |= {"calls": totals}
+        tokens = f"{totals['prompt_tokens']:,} + {totals['completion_tokens']:,} tokens"
+        lines.append(f"{name}: {say_count(totals['requests'], 'request')}, {tokens}, cost {totals['cost']:.4g}{unit}")
+    return lines, found
+
+
+def _find_endpoints(
+    endpoint: str, models: list[str] | None, api_key_env: str, api_key_file: str, price_in: float, price_out: float,
+    budget: float | None, timeout: float, concurrency: int,
+) -> list[EndpointSettings]:  # fmt: skip
+    """Return how each model behind the endpoint is asked."""
+    if not endpoint:
+        if models or api_key_env or api_key_file or budget is not None:
+            raise BadInput("--model, --api-key-… or --budget", expected="--endpoint too", fix="add --endpoint")
+        return []
+    if not models or not all(name.strip() for name in models):
+        raise BadInput("--endpoint without --model", expected="the name of a model", fix="add --model NAME")
+    if budget is not None and price_in == price_out == 0:
+        raise BadInput("--budget", expected="the prices of tokens too", fix="add --price-in and --price-out")
+    require_extra("judge", "--endpoint")
+    address = check_endpoint(endpoint, api_key_env, api_key_file)
+    return [
+        EndpointSettings(address, name, api_key_env, api_key_file, price_in, price_out, budget, timeout, concurrency)
+        for name in models
+    ]
+
+
+def _find_sources(
+    policies: Sequence[str], endpoints: Sequence[EndpointSettings], backend: GenerationBackend, batch_tokens: int,
+    batch_size: int | None,
+) -> list[PolicySource]:  # fmt: skip
+    from rlhf_hitl.policy.completion_files import CompletionFile
+    from rlhf_hitl.policy.sources import find_endpoint, find_model, is_completion_file
+
+    sources: list[PolicySource] = []
+    for policy in policies:
+        if is_completion_file(policy):
+            sources.append(CompletionFile(Path(policy).expanduser()))
+        else:
+            sources.append(find_model(policy, backend=backend, batch_tokens=batch_tokens, batch_size=batch_size))
+    return sources + [find_endpoint(settings) for settings in endpoints]
+
+
+def _find_journals(out: Path | None, opened: Store | None) -> Path:
+    """Return where answers are kept until all are there: beside the file, or in the workspace for a store."""
+    if out is not None:
+        return out.parent / f".{out.name}.parts"
+    assert opened is not None
+    name = hashlib.sha256(opened.safe_url.encode()).hexdigest()[:12]
+    return load_settings().workspace / "sampling" / name
+
+
+def _check_processes(processes: int, backend: GenerationBackend, has_endpoint: bool) -> None:
+    if processes > 1 and (has_endpoint or backend == "vllm"):
+        given = "--endpoint" if has_endpoint else "--backend vllm"
+        fix = "give --concurrency" if has_endpoint else "leave --processes out"
+        raise BadInput(f"--processes {processes} with {given}", expected="one process", fix=fix)
+
+
+def _draw_part(run: GenerationRun) -> None:
+    """Draw the share of one of the processes of `accelerate launch`. Only the main one returns, when all are ready, and
+    goes on; of those that a command of ours has launched, none does."""
+    from accelerate import PartialState
+
+    from rlhf_hitl.models import find_best_device
+
+    state = PartialState(cpu=find_best_device() == "cpu")
+    run.draw_part(state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    if LAUNCHED in os.environ or not state.is_main_process:
+        raise typer.Exit(0)
+
+
+def _make_flags(values: dict[str, Any]) -> list[str]:
+    """Return a command line that gives these values."""
+    flags: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags += [f"--{name}"] * value
+        elif isinstance(value, list | tuple):
+            flags += [f"--{name}={one}" for one in value]
+        elif value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def _check_pairing(pairing: str, pairs: int | None, k: int, out: Path | None, policies: int) -> Rule | None:
     """Return the rule that pairs completions; None where pairs are drawn at random."""
     if pairing not in RULES:
         raise BadInput(f"--pairing {pairing}", expected=f"one of {', '.join(RULES)}", fix="e.g. mutual-information")
@@ -156,18 +354,27 @@ def _check_pairing(pairing: str, pairs: int | None, k: int, out: Path | None) ->
         if pairs is not None:
             raise BadInput(f"--pairs {pairs} without a rule", expected="--pairing", fix="e.g. --pairing d-optimal")
         return None
-    if k != 2 or out is not None:
-        given = f"--k {k}" if k != 2 else f"--out {out}"
-        raise BadInput(f"--pairing {pairing} with {given}", expected="pairs in a store", fix=f"leave {given} out")
+    if k != 2 or out is not None or policies > 1:
+        given = f"--k {k}" if k != 2 else f"--out {out}" if out else "several policies"
+        raise BadInput(
+            f"--pairing {pairing} with {given}", expected="pairs of one policy in a store", fix=f"leave {given} out"
+        )
     return cast("Rule", pairing)
 
 
 def _plan_samplings(
-    temperatures: list[float] | tuple[float, ...], total: int, top_p: float, max_new_tokens: int, seed: int
+    temperatures: list[float] | tuple[float, ...],
+    total: int,
+    top_p: float,
+    max_new_tokens: int,
+    seed: int,
+    stop: tuple[str, ...],
 ) -> list[Sampling]:
     from rlhf_hitl.policy.sampling import share_among_temperatures
 
-    samplings = share_among_temperatures(temperatures, total, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    samplings = share_among_temperatures(
+        temperatures, total, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed, stop=stop
+    )
     if len(samplings) < (distinct := len(set(temperatures))):
         raise BadInput(
             f"--completions {total}",
@@ -175,70 +382,3 @@ def _plan_samplings(
             fix="ask for more completions or fewer temperatures",
         )
     return samplings
-
-
-def read_prompts(path: Path) -> list[Prompt]:
-    """Read prompts from a JSONL file. A line has a `prompt`, as text or messages, or `messages`, and optional `tags`.
-
-    Raises:
-        NotFound: there is no such file.
-        BadInput: a line cannot be read; the error names file and line.
-    """
-    if not path.is_file():
-        raise NotFound(f"--prompts {path}", expected="a JSONL file", fix="check the path")
-    prompts = []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as e:
-        raise BadInput(f"--prompts {path}", expected="text in UTF-8", fix="save it as UTF-8") from e
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            prompts.append(_read_prompt(line, f"{path}:{number}"))
-    return prompts
-
-
-def _read_prompt(line: str, place: str) -> Prompt:
-    from rlhf_hitl.types import Message, Prompt, parse_messages, parse_tools
-
-    expected = 'a JSON object with "prompt" (a text or messages) or "messages"'
-    try:
-        row = jsonlib.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise BadInput(place, expected=expected, fix=f"correct the line ({str(e).split(':')[0]})") from e
-    found = [name for name in ("prompt", "messages") if isinstance(row, dict) and name in row]
-    if len(found) != 1:
-        shown = f"with {', '.join(map(str, row))}"[:60] if isinstance(row, dict) else line.strip()[:40]
-        raise BadInput(f"{place}: {shown}", expected=expected, fix="correct the line")
-    value: Any = row[found[0]]
-    try:
-        is_text = isinstance(value, str) and bool(value.strip())
-        parts: Any = value  # `parse_messages` says what is wrong with it
-        messages = (Message("user", str(value)),) if is_text else parse_messages(parts)
-        return Prompt.create(messages, row.get("tags"), tools=parse_tools(row.get("tools")))
-    except BadInput as e:
-        raise BadInput(f"{place}: {e.value}", expected=e.expected, fix="correct the line") from e
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise BadInput(
-            f"{place}: {found[0]}",
-            expected="a text, or a list of messages with role and content; and tags with names and values",
-            fix="correct the line",
-        ) from e
-
-
-def _write_completions(out: Path, prompts: list[Prompt], completions: list[Completion]) -> None:
-    """Write one JSON line a prompt, whole or not at all."""
-    from rlhf_hitl.types import messages_to_dicts
-
-    by_prompt: dict[str, list[Completion]] = {}
-    for c in completions:
-        by_prompt.setdefault(c.prompt_id, []).append(c)
-    make_private_folder(out.parent)
-    with atomic_file(out) as draft, draft.open("w", encoding="utf-8") as f:
-        for p in prompts:
-            answers = [
-                {"messages": messages_to_dicts(c.messages), "policy": c.policy, "sampling": dict(c.sampling)}
-                for c in by_prompt.get(p.id, [])
-            ]
-            row = {"messages": messages_to_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
-            row |= {"tools": [tool.to_plain() for tool in p.tools]} if p.tools else {}
-            f.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.config import load_settings
+from rlhf_hitl.endpoints.address import check_endpoint
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.extras import require_extra
-from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count
 
@@ -82,12 +81,7 @@ def add_judge_command(
         raise BadInput(f"--model {model!r}", expected="the name of a model", fix="give one")
     opened, loaded = Store.open(store), load_template(template)
     if endpoint:
-        _check_endpoint(endpoint, bool(api_key_env or api_key_file))
-        if api_key_env and not api_key_env.replace("_", "").isalnum():
-            # Somebody may have given the key itself: it is not repeated.
-            raise BadInput("--api-key-env", expected="the name of a variable, not the key itself", fix="export the key")
-        if api_key_env and api_key_file:
-            raise BadInput("--api-key-env and --api-key-file", expected="one of them", fix="leave one out")
+        endpoint = check_endpoint(endpoint, api_key_env, api_key_file)
     else:
         if api_key_env or api_key_file or images or draws > 1:
             raise BadInput("--api-key-…, --images or --draws", expected="--endpoint too", fix="add --endpoint")
@@ -101,32 +95,12 @@ def add_judge_command(
         api_key_env, api_key_file, loaded.version, price_in, price_out, draws, temperature, timeout, images,
         own_policies,
     )  # fmt: skip
-    judge = add_judge(opened, Judge("", name, model, endpoint.rstrip("/"), template, settings, budget))
+    judge = add_judge(opened, Judge("", name, model, endpoint, template, settings, budget))
     data = _describe(judge)
     more = []
     if api_key_env and not os.environ.get(api_key_env):
         more.append(f"The variable {api_key_env} is empty at the moment: set it before `judges run`.")
     return Result(data, make_table("Judge", data), more=more)
-
-
-def _check_endpoint(endpoint: str, has_key: bool) -> None:
-    """Check an address, in which nothing may stand that signs in: it is kept and shown.
-
-    Raises:
-        BadInput: it is none, or holds a password or a query.
-    """
-    try:
-        parts = urlsplit(endpoint)
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_address = False
-    if not is_address or not endpoint.isprintable() or " " in endpoint:
-        raise BadInput("--endpoint", expected="an address such as https://api.example.org/v1", fix="correct it")
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        expected = "an address without a name, a password, a ? or a #: it is kept in the store"
-        raise BadInput("--endpoint", expected=expected, fix="give the key with --api-key-env")
-    if has_key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
-        print_note("warning: the key is sent without encryption (http). Fix: use https, or a server on this machine")
 
 
 @command("set", judge_group)

@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.endpoints.responses import clean_text
 from rlhf_hitl.judges.templates import OUTCOMES, Question, Template
 from rlhf_hitl.types.judges import JudgeCall, Probabilities
-
-
-class CannotJudge(RlhfHitlError):
-    """No question can be answered: the key is wrong, the model is not there, or the endpoint is closed to us."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Asker(Protocol):
 
         Raises:
             BudgetReached: the next request could pass the budget.
-            CannotJudge: no question can be answered.
+            CannotAsk: no question can be answered.
         """
         ...
 
@@ -65,11 +61,6 @@ def combine_orders(shown: Probabilities, turned: Probabilities) -> Probabilities
     """
     first, tie, second = ((p + q) / 2 for p, q in zip(shown, reversed(turned)))
     return first, tie, second
-
-
-def clean_text(text: str) -> str:
-    """Return a text that both databases can hold: without zero bytes and halves of characters."""
-    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def find_rationale(template: Template, text: str, start: int) -> str:

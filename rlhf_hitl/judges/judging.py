@@ -11,10 +11,11 @@ from itertools import combinations
 
 from tqdm import tqdm
 
+from rlhf_hitl.endpoints.budget import Budget, BudgetReached
+from rlhf_hitl.endpoints.errors import CannotAsk
+from rlhf_hitl.endpoints.keys import read_key
 from rlhf_hitl.errors import BadInput, Conflict
-from rlhf_hitl.judges.asking import Asker, CannotJudge, combine_orders, rank_completions
-from rlhf_hitl.judges.budget import Budget, BudgetReached
-from rlhf_hitl.judges.keys import read_key
+from rlhf_hitl.judges.asking import Asker, combine_orders, rank_completions
 from rlhf_hitl.judges.templates import Template, ask_about, load_template
 from rlhf_hitl.store import Store, guidelines, queue
 from rlhf_hitl.store.judges import (
@@ -35,6 +36,7 @@ MOST_FAILURES_IN_A_ROW = 5
 MOST_TRIES = 2
 LEASE_SECONDS = 1800.0
 MOST_CONCURRENT = 64
+RAISE_BUDGET = "raise it with `rlhf-hitl judges set NAME --budget`"
 IMAGES_UNREAD = "it has images, and this judge takes none"
 
 
@@ -74,7 +76,7 @@ def open_asker(store: Store, judge: Judge) -> tuple[Asker, Template]:
             expected=f"version {settings.template_version}, which it was added with, not {template.version}",
             fix="add a judge of another name for the new version: `rlhf-hitl judges add`",
         )
-    budget = Budget(judge.budget, settings.price_in, settings.price_out, sum_costs(store, judge))
+    budget = Budget(judge.budget, settings.price_in, settings.price_out, sum_costs(store, judge), RAISE_BUDGET)
     if judge.kind == "local":
         from rlhf_hitl.judges.local import LocalModel
 
@@ -234,7 +236,7 @@ class _Run:
         numbers: list[int] = []
         try:
             found = self._ask_about_all(lease, calls, numbers)
-        except (BudgetReached, CannotJudge) as e:
+        except (BudgetReached, CannotAsk) as e:
             return _Outcome(calls, stop=str(e))
         except CancelledError:  # the run has ended
             return _Outcome(calls)

@@ -9,9 +9,9 @@ import time
 from threading import Lock
 from typing import Any
 
+from rlhf_hitl.endpoints.budget import Budget
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.judges.asking import Opinion, weigh_letters
-from rlhf_hitl.judges.budget import Budget
 from rlhf_hitl.judges.templates import Question, Template
 from rlhf_hitl.types.judges import CallOutcome, Judge, JudgeCall
 

@@ -9,10 +9,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
+from rlhf_hitl.endpoints.responses import read_choices, read_usage
 from rlhf_hitl.judges.asking import weigh_letters
 from rlhf_hitl.judges.templates import Template
 from rlhf_hitl.types.judges import CallOutcome, Probabilities
@@ -23,9 +22,7 @@ REFUSAL = re.compile(
     r"i won['’]t|i will not|as an ai )",
     re.IGNORECASE,
 )
-_FILTERED = ("content_filter", "content_policy", "content management policy")
 MOST_LETTERS_OF_REASONS = 20_000
-MOST_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,7 @@ def read_reply(content: Mapping[str, Any], template: Template) -> Replies:
     Raises:
         ValueError: it is none.
     """
-    choices = content.get("choices")
-    if not isinstance(choices, list) or not choices or not all(isinstance(c, dict) for c in choices):
-        raise ValueError(f"it has no choices: {str(content)[:200]}")
-    usage = content.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    tokens = _read_count(usage.get("prompt_tokens")), _read_count(usage.get("completion_tokens"))
+    choices, tokens = read_choices(content), read_usage(content)
     replies, unread = [], []
     for choice in choices:
         found = _read_choice(choice, template)
@@ -121,32 +113,3 @@ def _read_weights(logprobs: Any, at: int, template: Template) -> dict[str, float
                 weights[letter] = weights.get(letter, 0.0) + math.exp(min(0.0, logprob))
         return weights if math.fsum(weights.values()) > 0 else None
     return None
-
-
-def says_refusal(text: str) -> bool:
-    """Whether an endpoint says that a filter kept it from answering."""
-    return any(word in text.lower() for word in _FILTERED)
-
-
-def read_retry_after(headers: Mapping[str, str]) -> float:
-    """Return how many seconds an endpoint asks to wait; 0 where it does not say.
-
-    https://www.rfc-editor.org/rfc/rfc9110#field.retry-after: seconds, or a date.
-    """
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) / unit
-        except ValueError:
-            try:
-                until = parsedate_to_datetime(value)
-            except ValueError:
-                continue
-            seconds = (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        if math.isfinite(seconds):
-            return max(0.0, seconds)
-    return 0.0
-
-
-def _read_count(value: Any) -> int:
-    return min(value, MOST_TOKENS) if type(value) is int and value > 0 else 0

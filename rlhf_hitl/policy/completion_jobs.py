@@ -2,67 +2,66 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from rlhf_hitl.policy.draws import Draw
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
-from rlhf_hitl.policy.token_sampling import PromptReader
-from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.types import Completion, Message, Prompt
-from rlhf_hitl.wording import say_count
 
 
 @dataclass(frozen=True)
 class CompletionJob:
-    """One completion to sample: the prompt with its token ids, the sampling it belongs to, and its row's sampling."""
+    """One completion to sample: the prompt, the sampling it belongs to, its row's sampling, and the prompt's token ids
+    where the policy is given tokens. `attempt` counts how often it was drawn before."""
 
     prompt: Prompt
     prompt_tokens: list[int]
     sampling: Sampling
+    index: int
     row: RowSampling
+    attempt: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells the job from the others of its policy."""
+        return f"{self.prompt.id}:{self.sampling.temperature}:{self.sampling.top_p}:{self.index}:{self.attempt}"
+
+    def draw_again(self) -> CompletionJob:
+        """Return the job with another seed."""
+        seed = derive_seed(self.row.seed, self.prompt.id, self.sampling, 0, self.attempt + 1)
+        return replace(self, row=replace(self.row, seed=seed), attempt=self.attempt + 1)
 
 
 def plan_jobs(
-    reader: PromptReader, prompts: Sequence[Prompt], samplings: Sequence[Sampling], limit: int | None, left_out: LeftOut
+    prompts: Sequence[Prompt], samplings: Sequence[Sampling], read: Callable[[Prompt], list[int] | None]
 ) -> Iterator[CompletionJob]:
-    """Yield a job for each completion. A prompt that leaves no room for an answer is left out with a warning.
+    """Yield a job for each completion.
 
     Args:
-        limit: the most tokens the model has positions for; None: unknown.
-        left_out: prompts that cannot be read are added to it.
+        read: returns the prompt's token ids; None: it is left out.
     """
-    from tqdm import tqdm
-
     for prompt in prompts:
-        try:
-            tokens = reader.tokenize(prompt)
-        except Unreadable as e:
-            left_out.add(e)
+        if (tokens := read(prompt)) is None:
             continue
         for s in samplings:
-            if limit is not None and len(tokens) + s.max_new_tokens > limit:
-                of_prompt, new = say_count(len(tokens), "token"), say_count(s.max_new_tokens, "new one")
-                tqdm.write(
-                    f"prompt {prompt.id} left out: {of_prompt} and {new} do not fit in the model's {limit:,}",
-                    file=sys.stderr,
-                )
-                continue
             for index in range(s.count):
                 seed = derive_seed(s.seed, prompt.id, s, index)
-                yield CompletionJob(prompt, tokens, s, RowSampling(s.temperature, s.top_p, s.max_new_tokens, seed))
+                row = RowSampling(s.temperature, s.top_p, s.max_new_tokens, seed)
+                yield CompletionJob(prompt, tokens, s, index, row)
 
 
-def make_completion(job: CompletionJob, text: str, tokens: Sequence[int], eos: set[int], policy: str) -> Completion:
+def make_completion(job: CompletionJob, draw: Draw, message: Message, policy: str) -> Completion:
     """Return the completion of a finished job, with how it was sampled."""
     sampling: dict[str, Any] = {
         "temperature": job.sampling.temperature,
         "top_p": job.sampling.top_p,
         "max_new_tokens": job.sampling.max_new_tokens,
         "seed": job.row.seed,
-        "finish": "eos" if tokens and tokens[-1] in eos else "length",
-        "tokens": len(tokens),
+        "finish": draw.finish,
+        "tokens": draw.tokens,
         "model": policy,
     }
-    return Completion.create(job.prompt.id, (Message("assistant", text),), policy, sampling)
+    sampling |= {"stop": list(job.sampling.stop)} if job.sampling.stop else {}
+    return Completion.create(job.prompt.id, (message,), policy, sampling | dict(draw.more))

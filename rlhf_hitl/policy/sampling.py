@@ -15,13 +15,17 @@ GenerationBackend = Literal["transformers", "vllm"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample completions: `count` of them for each prompt. Temperature 0 takes the likeliest token."""
+    """How to sample completions: `count` of them for each prompt. Temperature 0 takes the likeliest token.
+
+    An answer ends before the first of the `stop` strings.
+    """
 
     temperature: float = 1.0
     top_p: float = 0.95
     max_new_tokens: int = 160
     seed: int = 0
     count: int = 1
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, valid, expected in (
@@ -45,7 +49,13 @@ class RowSampling:
 
 
 def share_among_temperatures(
-    temperatures: Sequence[float], total: int, *, top_p: float = 0.95, max_new_tokens: int = 160, seed: int = 0
+    temperatures: Sequence[float],
+    total: int,
+    *,
+    top_p: float = 0.95,
+    max_new_tokens: int = 160,
+    seed: int = 0,
+    stop: tuple[str, ...] = (),
 ) -> list[Sampling]:
     """Return samplings of `total` completions a prompt, shared evenly among the distinct temperatures.
 
@@ -55,7 +65,7 @@ def share_among_temperatures(
     each, remainder = divmod(total, len(distinct))
     counts = [each + (i < remainder) for i in range(len(distinct))]
     return [
-        Sampling(temperature, top_p, max_new_tokens, seed, count)
+        Sampling(temperature, top_p, max_new_tokens, seed, count, stop)
         for temperature, count in zip(distinct, counts)
         if count
     ]

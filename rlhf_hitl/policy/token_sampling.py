@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.policy.sampling import RowSampling
+from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
 from rlhf_hitl.reward.chat_template import ChatTemplate, make_images_error
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.types.messages import list_images
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +40,16 @@ class PromptReader:
         text = self.template.apply(prompt.messages, None, prompt.tools)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
 
-    def decode(self, token_ids: Sequence[int], eos: set[int]) -> str:
+    def decode(self, token_ids: Sequence[int], eos: set[int], stop: Sequence[str] = ()) -> str:
         """Return the text of an answer, without special tokens and outer white space; empty if nothing was said.
+
+        It is cut where the first of the stop strings begins.
 
         A thought that the chat template has opened is a part of the answer: with it, the answer rendered again is the
         tokens that were sampled.
         """
         body = token_ids[:-1] if token_ids and token_ids[-1] in eos else token_ids
-        said = str(self.tokenizer.decode(list(body), skip_special_tokens=True)).strip()
+        said = cut_at_stop(str(self.tokenizer.decode(list(body), skip_special_tokens=True)), stop)[0].strip()
         return (self.template.opening + said).strip() if said else ""
 
 
@@ -61,14 +67,103 @@ def sample_tokens(
     *,
     eos: set[int],
     pad: int,
+    stop: StopFinder | None = None,
+    batch_tokens: int | None = None,
 ) -> list[list[int]]:
-    """Sample one batch and return each row's new token ids, up to and with the EOS if the row reached one.
+    """Sample answers and return each row's new token ids, up to and with the EOS if the row reached one.
 
-    Rows are cut at the first EOS by position, so a pad token that equals EOS does no harm.
+    Equal prompts are computed once a batch.
 
     Args:
         prompts: the token ids of each row's prompt; samplings: how to sample each row.
+        stop: ends a row with the token that completes a stop string.
+        batch_tokens: the most tokens, of prompts and answers, that are computed side by side; None: all rows are.
+
+    Raises:
+        OutOfMemory: a batch does not fit.
     """
+    answers: list[list[int]] = [[] for _ in prompts]
+    for batch in plan_batches(prompts, samplings, batch_tokens):
+        found = sample_batch(
+            model, [prompts[i] for i in batch], [samplings[i] for i in batch], eos=eos, pad=pad, stop=stop
+        )
+        for i, answer in zip(batch, found):
+            answers[i] = answer
+    return answers
+
+
+def plan_batches(
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[RowSampling],
+    batch_tokens: int | None,
+    batch_rows: int | None = None,
+) -> list[list[int]]:
+    """Return the indices of rows by batch: long prompts first, equal ones side by side, as many as the budget of tokens
+    holds and no more than `batch_rows`.
+
+    A row that is longer than the budget has a batch of its own.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
+    most_tokens, most_rows = batch_tokens or sys.maxsize, batch_rows or sys.maxsize
+    batches: list[list[int]] = []
+    longest = steps = 0  # of the newest batch, whose first prompt is its longest
+    for i in order:
+        steps = max(steps, samplings[i].max_new_tokens)
+        if not batches or len(batches[-1]) == most_rows or (len(batches[-1]) + 1) * (longest + steps) > most_tokens:
+            batches.append([])
+            longest, steps = len(prompts[i]), samplings[i].max_new_tokens
+        batches[-1].append(i)
+    return batches
+
+
+class OutOfMemory(RlhfHitlError):
+    """A batch does not fit in memory."""
+
+
+def sample_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[RowSampling],
+    *,
+    eos: set[int],
+    pad: int,
+    stop: StopFinder | None = None,
+) -> list[list[int]]:
+    """Sample rows side by side: see `sample_tokens`."""
+    from rlhf_hitl.policy.decoding import can_decode, decode
+
+    if not can_decode(model):
+        return _sample_with_generate(model, prompts, samplings, eos, pad, stop)
+    choose = make_token_chooser(samplings, model.device)
+
+    def is_finished(row: int, tokens: list[int]) -> bool:
+        if tokens[-1] in eos or len(tokens) >= samplings[row].max_new_tokens:
+            return True
+        return stop is not None and stop.is_reached(tokens)
+
+    try:
+        return decode(model, prompts, choose, is_finished, pad)
+    except RuntimeError as e:
+        # torch.OutOfMemoryError of a GPU is one; a CPU's allocator has no class of its own.
+        if not any(said in str(e).lower() for said in ("out of memory", "can't allocate memory", "not enough memory")):
+            raise
+        size = f"{say_count(len(prompts), 'row')} of up to {max(map(len, prompts)):,} tokens and "
+        size += f"{max(s.max_new_tokens for s in samplings):,} new ones"
+        raise OutOfMemory(
+            f"out of memory: expected room for {size} side by side. Fix: halve --batch-tokens (batch_tokens); "
+            "where that is at one row, halve max_new_tokens"
+        ) from e
+
+
+def _sample_with_generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[RowSampling],
+    eos: set[int],
+    pad: int,
+    stop: StopFinder | None,
+) -> list[list[int]]:
+    """Sample rows with `model.generate`, for models that keep another state than keys and values of tokens."""
     import torch
     from transformers import LogitsProcessorList
 
@@ -79,60 +174,82 @@ def sample_tokens(
     for row, prompt in enumerate(prompts):
         tokens[row, width - len(prompt) :] = torch.tensor(prompt)
         mask[row, width - len(prompt) :] = 1
+    choose, owner = make_token_chooser(samplings, device), torch.arange(len(prompts), device=device)
+
+    def leave_one(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        token = choose(scores, owner, input_ids.shape[1] - width)[:, None]
+        return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
+
     with torch.no_grad():
         out = model.generate(  # type: ignore[operator]
             input_ids=tokens.to(device),
             attention_mask=mask.to(device),
-            logits_processor=LogitsProcessorList([_make_token_chooser(samplings, width, steps, device)]),
+            logits_processor=LogitsProcessorList([leave_one]),
             max_new_tokens=steps,
             do_sample=False,  # the processor above has made the choice
             num_beams=1,
-            eos_token_id=sorted(eos),
+            eos_token_id=sorted(eos) or None,
             pad_token_id=pad,
         )
-    return [_cut_after_eos(row[: s.max_new_tokens], eos) for row, s in zip(out[:, width:].tolist(), samplings)]
+    return [_cut(row[: s.max_new_tokens], eos, stop) for row, s in zip(out[:, width:].tolist(), samplings)]
 
 
-def _cut_after_eos(row: list[int], eos: set[int]) -> list[int]:
-    end = next((i for i, token in enumerate(row) if token in eos), None)
-    return row if end is None else row[: end + 1]
+def _cut(row: list[int], eos: set[int], stop: StopFinder | None) -> list[int]:
+    """Return a row up to and with its EOS, or the token that completes a stop string."""
+    for i, token in enumerate(row):
+        if token in eos or (stop is not None and stop.is_reached(row[: i + 1])):
+            return row[: i + 1]
+    return row
 
 
-def _make_token_chooser(
-    samplings: Sequence[RowSampling], width: int, steps: int, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return a logits processor that leaves one token a row, by inverting the distribution at the row's own uniforms.
+def make_token_chooser(
+    samplings: Sequence[RowSampling], device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
+    """Return a function that chooses a token a row, by inverting the distribution at the row's own uniforms.
 
     transformers samples a whole batch from one stream of random numbers, which ties every row to its neighbours.
 
-    Args:
-        width: columns of the prompts; steps: tokens to be sampled at most.
+    Returns:
+        (logits (n, vocabulary), the rows' numbers (n,), how many tokens they have so far) -> token ids (n,).
     """
     import torch
 
+    steps = max(s.max_new_tokens for s in samplings)
     uniforms = torch.stack(
         [torch.rand(steps, generator=torch.Generator().manual_seed(s.seed), dtype=torch.float64) for s in samplings]
     ).to(device)
-    temperature = torch.tensor([s.temperature for s in samplings], device=device)[:, None]
-    top_p = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
+    temperatures = torch.tensor([s.temperature for s in samplings], device=device)[:, None]
+    top_ps = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
 
-    def choose_tokens(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        uniform = uniforms[:, input_ids.shape[1] - width, None].float()
+    def choose_tokens(scores: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
+        uniform, temperature, top_p = uniforms[rows, step, None].float(), temperatures[rows], top_ps[rows]
         logits = scores.float()
         greedy = logits.argmax(-1, keepdim=True)
+        if not bool((temperature > 0).any()):
+            return greedy[:, 0]
         probabilities = (logits / temperature.clamp(min=1e-6)).softmax(-1)
-        if bool((top_p < 1).any()):
-            values, order = select_nucleus(probabilities, top_p)
-            cumulative = values.cumsum(-1)
-            picked = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-            sampled = order.gather(-1, picked.clamp(max=order.shape[-1] - 1))
+        # Each row by its own top_p: the same uniform means another token among sorted ones.
+        is_nucleus = top_p[:, 0] < 1
+        if bool(is_nucleus.all()):
+            sampled = _invert_nucleus(probabilities, top_p, uniform)
         else:
             cumulative = probabilities.cumsum(-1)
             sampled = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-        token = torch.where(temperature > 0, sampled.clamp(max=scores.shape[-1] - 1), greedy)
-        return torch.full_like(scores, float("-inf")).scatter(-1, token, 0.0)
+            if bool(is_nucleus.any()):
+                sampled[is_nucleus] = _invert_nucleus(probabilities[is_nucleus], top_p[is_nucleus], uniform[is_nucleus])
+        return torch.where(temperature > 0, sampled.clamp(max=scores.shape[-1] - 1), greedy)[:, 0]
 
     return choose_tokens
+
+
+def _invert_nucleus(probabilities: torch.Tensor, top_p: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """Return the token of each row, (rows, 1), at its uniform of the nucleus."""
+    import torch
+
+    values, order = select_nucleus(probabilities, top_p)
+    cumulative = values.cumsum(-1)
+    picked = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    return order.gather(-1, picked.clamp(max=order.shape[-1] - 1))
 
 
 def select_nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

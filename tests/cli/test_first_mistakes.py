@@ -318,7 +318,7 @@ def test_a_folders_file_and_line_are_blamed_and_its_splits_are_kept(sqlite_store
 
 
 def test_prompts_are_texts_or_messages_and_another_line_is_named(tmp_path, sqlite_url):
-    from rlhf_hitl.cli.generate import read_prompts
+    from rlhf_hitl.policy.completion_files import read_prompts
 
     path = tmp_path / "prompts.jsonl"
     message = {"role": "user", "content": "Tea?"}

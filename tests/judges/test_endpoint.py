@@ -19,11 +19,11 @@ import sqlalchemy as sa
 
 from command_line import run_command
 from judge_server import fail, find_answer, say, serve_judge
+from rlhf_hitl.endpoints import client
+from rlhf_hitl.endpoints.keys import Key, read_key
+from rlhf_hitl.endpoints.responses import read_retry_after
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.judges import endpoint
 from rlhf_hitl.judges.judging import run_judge
-from rlhf_hitl.judges.keys import Key, read_key
-from rlhf_hitl.judges.replies import read_retry_after
 from rlhf_hitl.store.judges import list_judges, read_calls, sum_calls
 from rlhf_hitl.store.quality_tables import judge_calls
 from rlhf_hitl.types import Answer, Verdict
@@ -34,7 +34,7 @@ KEY = "sk-proj/very+secret=0123456789abcdef"
 @pytest.fixture
 def no_backoff(monkeypatch):
     """Waits that nobody asked for are short."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.001)
 
 
 class FailingFirst:
@@ -215,7 +215,7 @@ def test_the_key_is_in_no_output_log_store_or_archive(sqlite_url, tmp_path, fill
 
     monkeypatch.setenv("MY_KEY", KEY)
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.001)
     with Store.open(sqlite_url) as store:
         fill(store, 6)
     seen = []

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from command_line import run_command
+from rlhf_hitl.endpoints.budget import Budget
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.judges.budget import Budget
 from rlhf_hitl.judges.judging import run_judge
 from rlhf_hitl.judges.local import LocalModel
 from rlhf_hitl.judges.templates import ask_about, load_template

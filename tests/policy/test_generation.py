@@ -10,11 +10,17 @@ from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.generation import generate_completions
+from rlhf_hitl.policy.prompt_choice import choose_prompts
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
+from rlhf_hitl.policy.sampling_counts import SamplingCounts
+from rlhf_hitl.policy.stop_strings import StopFinder
 from rlhf_hitl.policy.token_sampling import (
+    OutOfMemory,
     PromptReader,
+    _sample_with_generate,
     find_eos_ids,
+    plan_batches,
     sample_tokens,
     select_nucleus,
 )
@@ -68,6 +74,51 @@ def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, to
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*one, *row]])).logits[0]
         assert logits.argmax(-1)[len(one) - 1 : -1].tolist() == row
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "the sea")])
+def test_rows_that_share_a_prefill_and_leave_have_the_tokens_of_plain_generate(model, tokenizer, stop):
+    ids = [PromptReader(tokenizer).tokenize(p) for p in PROMPTS]
+    rows = [ids[0], ids[2], ids[0], ids[1], ids[0], ids[2]]
+    draws = [RowSampling(1.0, 0.9 + 0.1 * (i % 2), 5 + 9 * i, seed=i) for i in range(len(rows))]
+    finder, eos = StopFinder(tokenizer, stop), find_eos_ids(model, tokenizer)
+    ours = sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder)
+    # `model.generate` goes on until all rows have ended, and each is cut afterwards.
+    assert ours == _sample_with_generate(model, rows, draws, eos, 0, finder)
+    assert ours == sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder, batch_tokens=100)
+    assert len({len(row) for row in ours}) > 2
+    for row in ours if stop else ():
+        text = PromptReader(tokenizer).decode(row, eos, stop)
+        assert not any(s in text for s in stop)
+
+
+def test_batches_hold_no_more_tokens_than_their_budget_and_every_row_once():
+    prompts = [[1] * n for n in (3, 50, 7, 50, 7, 400)]
+    draws = [RowSampling(1, 1, 10, i) for i in range(6)]
+    batches = plan_batches(prompts, draws, 130)
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert batches[0] == [5], "longer than the budget, and alone"
+    for batch in batches[1:]:
+        assert len(batch) * (max(len(prompts[i]) for i in batch) + 10) <= 130
+    assert [len(b) for b in plan_batches(prompts, draws, None, 4)] == [4, 2]
+
+
+def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, monkeypatch):
+    def fail(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(model, "forward", fail)
+    with pytest.raises(OutOfMemory, match="halve --batch-tokens"):
+        sample_tokens(model, [[1, 2]] * 4, [RowSampling(1, 1, 10, i) for i in range(4)], eos=set(), pad=0)
+
+
+def test_prompts_are_chosen_by_seed_whatever_their_order():
+    many = [prompt(f"hello {i}") for i in range(50)]
+    chosen = choose_prompts(many, 5, seed=1)
+    assert chosen == choose_prompts(many[::-1], 5, seed=1)
+    assert chosen != choose_prompts(many, 5, seed=2)
+    assert choose_prompts(many, 7, seed=1)[:5] == chosen
+    assert len(choose_prompts(many, 90, seed=1)) == 50
 
 
 def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):
@@ -139,19 +190,32 @@ def test_completions_record_their_sampling_and_have_no_special_tokens(model, tok
     assert PromptReader(tokenizer).decode([*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
-def test_completions_of_a_prompt_all_differ_and_the_rest_is_left_out(model, tokenizer, capsys):
+def test_completions_of_a_prompt_all_differ_and_the_rest_is_counted(model, tokenizer, caplog):
     many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
-    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
-    assert len({c.text for c in made}) == len(made)
+    counts = SamplingCounts()
+    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=counts))
+    assert len({c.text for c in made}) == len(made) == counts.kept
     assert all(c.text for c in made)
-    assert f"{400 - len(made)} completions left out" in capsys.readouterr().err
+    assert counts.missing.total() == 400 - len(made)
+    assert counts.drawn == 400 + counts.redrawn == counts.kept + sum(counts.reasons.values())
+    assert set(counts.reasons) == {"empty", "repeat"}
+    assert f"{400 - len(made)} completions left out" in caplog.text
+    every = SamplingCounts()
+    all_kept = list(
+        generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=every, keep_all=True)
+    )
+    assert len(all_kept) == every.kept == every.drawn == 400
+    assert sum(c.is_empty for c in all_kept) == every.reasons["empty"] > 0
+    assert every.redrawn == 0
 
 
-def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, capsys):
-    long = prompt("hello " * 1100)
-    made = list(generate_completions(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
+def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, caplog):
+    long, counts = prompt("hello " * 1100), SamplingCounts()
+    asked = [long, PROMPTS[0]]
+    made = list(generate_completions(model, tokenizer, asked, [Sampling(1.0, 1.0, 4)], policy="tiny", counts=counts))
     assert [c.prompt_id for c in made] == [PROMPTS[0].id]
-    assert long.id in capsys.readouterr().err
+    assert counts.too_long == 1
+    assert long.id in caplog.text
 
 
 def completions(of, *texts):
@@ -207,7 +271,10 @@ def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_
         0.9, "--max-new-tokens", 6, "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
+    data = json.loads(done.stdout)
+    counts = data.pop("policies")[tiny_model.name]
+    assert data == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
+    assert counts["kept"] == 9 == counts["drawn"] - counts["redrawn"]
     comparisons = list(find_comparisons(sqlite_store))
     assert len(comparisons) == 6
     of_first = {c.id: c for made in comparisons if made.prompt.id == PROMPTS[0].id for c in made.completions}

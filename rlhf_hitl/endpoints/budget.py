@@ -1,4 +1,4 @@
-"""The budget of a judge: a request is sent only where the most it can cost still fits."""
+"""The budget of an endpoint or a judge: a request is sent only where the most it can cost still fits."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ class BudgetReached(RlhfHitlError):
 
 @dataclass
 class Budget:
-    """What a judge has spent and may spend. Used by several threads.
+    """What was spent and may be spent. Used by several threads.
 
     Args:
         limit: the most that all calls together may cost; None: no limit.
         price_in, price_out: for a million tokens of prompts and of answers.
         spent: what earlier calls cost.
+        fix: what to do where it is reached.
     """
 
     limit: float | None
     price_in: float
     price_out: float
     spent: float = 0.0
+    fix: str = "give a higher budget"
     _reserved: float = 0.0
     _lock: Lock = field(default_factory=Lock)
 
@@ -51,7 +53,7 @@ class Budget:
             if self.limit is not None and self.spent + most > self.limit:
                 raise BudgetReached(
                     f"budget {self.limit:g}: {self.spent:.4g} is spent, and the next request may cost {most:.4g}. "
-                    "Fix: raise it with `rlhf-hitl judges set NAME --budget`"
+                    f"Fix: {self.fix}"
                 )
             if self.limit is not None and self.spent + self._reserved + most > self.limit:
                 return None

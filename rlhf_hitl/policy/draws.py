@@ -1,0 +1,161 @@
+"""Draws: single answers as they were sampled, and a journal that keeps them, so that no answer is asked for twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.files import PRIVATE_FILE, make_private_folder
+from rlhf_hitl.types import Message, parse_messages
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
+
+#: How an answer ended: with its EOS, before a stop string, at the token limit; or a filter refused it.
+Finish = Literal["eos", "stop", "length", "refused"]
+#: Ends the name of a journal's file.
+SUFFIX = ".draws"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One answer of a policy.
+
+    Attributes:
+        message: as `Message.to_plain` writes it.
+        tokens: how many the answer took, its EOS included.
+        more: what else is recorded of how it was sampled.
+    """
+
+    message: Mapping[str, Any]
+    finish: Finish
+    tokens: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def read_message(self) -> Message:
+        return parse_messages([self.message])[0]
+
+
+class DrawJournal:
+    """Keeps draws by their key, in files of which each process writes one. It holds in memory where they stand.
+
+    A line that a kill has cut off is dropped. Used by several threads.
+
+    Args:
+        name: of the policy and of how it samples: another name knows none of these draws.
+        writer: names the file that this process writes.
+
+    Raises:
+        RlhfHitlError: another process is writing this file.
+    """
+
+    def __init__(self, folder: Path, name: str, writer: str = "0"):
+        make_private_folder(folder)
+        self.calls: list[dict[str, Any]] = []
+        self._folder, self._name, self._lock = folder, name, Lock()
+        self._places: dict[str, tuple[int, int]] = {}
+        self._readers: list[Any] = []
+        self._own = open(folder / f"{name}-{writer}{SUFFIX}", "ab", opener=_open_private)  # noqa: SIM115
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            self._own.close()
+            raise RlhfHitlError(
+                f"{self._own.name}: expected that nobody else samples the same. Fix: wait for the other command to end"
+            ) from e
+        for path in sorted(folder.glob(f"{name}-*{SUFFIX}")):
+            self._read(path, is_own=path.name == Path(self._own.name).name)
+
+    def _read(self, path: Path, *, is_own: bool) -> None:
+        reader = path.open("rb")
+        self._readers.append(reader)
+        place, number = 0, len(self._readers) - 1
+        for line in reader:
+            if not line.endswith(b"\n"):
+                break
+            row = json.loads(line)
+            if "call" in row:
+                self.calls.append(row["call"])
+            else:
+                self._places[row["key"]] = number, place
+            place += len(line)
+        if is_own:
+            self._number = number
+            self._own.truncate(place)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def get(self, key: str) -> Draw:
+        number, place = self._places[key]
+        with self._lock:
+            self._readers[number].seek(place)
+            line = self._readers[number].readline()
+        row = json.loads(line)
+        return Draw(row["message"], row["finish"], row["tokens"], row["more"])
+
+    def add(self, key: str, draw: Draw) -> None:
+        """Keep a draw: it survives a kill of this process."""
+        self._places[key] = self._number, self._write({"key": key, **asdict(draw)})
+
+    def add_call(self, call: Mapping[str, Any]) -> None:
+        """Keep what a request to an endpoint took."""
+        self._write({"call": dict(call)})
+        self.calls.append(dict(call))
+
+    def _write(self, row: dict[str, Any]) -> int:
+        line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
+        with self._lock:
+            place = self._own.seek(0, os.SEEK_END)
+            self._own.write(line)
+            self._own.flush()
+        return place
+
+    def close(self) -> None:
+        for file in (self._own, *self._readers):
+            file.close()
+
+    def remove(self) -> None:
+        """Delete the files, and their folder if nothing else is in it: all of it was used."""
+        self.close()
+        for path in self._folder.glob(f"{self._name}-*{SUFFIX}"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._folder.rmdir()
+
+    def __enter__(self) -> DrawJournal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sum_calls(calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what requests came to: how many, their tokens and their cost, and outcomes that are no answer."""
+    totals: dict[str, Any] = {"requests": len(calls)}
+    totals |= {name: sum(c[name] for c in calls) for name in ("prompt_tokens", "completion_tokens", "cost")}
+    outcomes = [c["outcome"] for c in calls if c["outcome"] != "answered"]
+    return totals | {"unanswered": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}}
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def iterate_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (place, line) of a file of lines. Only "\\n" ends a line: U+2028 and others may stand within JSON."""
+    place = 0
+    with path.open("rb") as f:
+        for line in f:
+            yield place, line
+            place += len(line)

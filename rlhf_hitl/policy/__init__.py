@@ -4,6 +4,6 @@ Sampling starts in `generation.py` (`sample_completions`), which plans `completi
 `token_sampling.py` as `sampling.py` says, and whose completions `sampled_comparisons.py` groups into comparisons.
 DPO is `dpo_pairs.py` (which pairs: `human_pairs.py` and `model_pairs.py`), `dpo.py` (training with TRL) and
 `dpo_rounds.py`. RLOO and GRPO start in `online.py`; `online_rewards.py` is what TRL calls. PPO starts in `ppo.py`; its
-parts are `ppo_rollouts.py`, `ppo_update.py`, `ppo_checkpoints.py`, `actor_critic.py`, and the formulas in `ppo_math.py`.
+parts are `ppo_rollouts.py`, `ppo_update.py`, `ppo_checkpoints.py`, `actor_critic.py`, its formulas `ppo_math.py`.
 All share `training.py`, `rewards.py` and, with TRL, `trl_training.py`; `policy_folder.py` writes the tuned policy.
 """

@@ -438,9 +438,10 @@ def test_the_train_dpo_command_writes_a_policy_that_loads(judged, tiny_model, tm
 
     out = tmp_path / "tuned"
     done = run(
-        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "use_cpu=true", "--set",
-        "least_margin=0", "--set", "conservative=0", "--set", "learning_rate=1e-3", "--set", "sample_prompts=4", "--set", "max_new_tokens=8",
-        "--rounds", "2", "--json",
+        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--rounds", "2", "--json", *(
+            word for setting in ("use_cpu=true", "least_margin=0", "conservative=0", "learning_rate=1e-3",
+                                 "sample_prompts=4", "max_new_tokens=8") for word in ("--set", setting)
+        ),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)

@@ -87,6 +87,14 @@ def test_automation_is_measured_on_real_votes_and_simulated_judges(shared_data, 
     assert figures["power.share_at_15"] < figures["power.share_at_20"]
 
 
+def test_conservative_rewards_are_measured_by_what_they_choose(tiny_model):
+    figures = quick("conservative.py", "--backbone", str(tiny_model))
+    shares = [figures[f"50.0.k{k}.pairs"] for k in ("0", "0.5", "1", "2")]
+    assert shares[0] == 1
+    assert shares == sorted(shares, reverse=True)
+    assert figures["50.0.k0.gain"] == 0
+
+
 def test_temperature_and_doubt_are_measured_at_home_and_elsewhere(shared_data, tiny_model):
     figures = quick("doubt.py", "--data", str(shared_data), "--backbone", str(tiny_model))
     sets = ("mt_bench", "llmfao", "bundled", "mt_bench_gpt4", "llmfao_gpt4")

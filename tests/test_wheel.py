@@ -179,7 +179,7 @@ def test_the_core_makes_a_store_and_reads_writes_and_reports_it_without_the_extr
     ("command", "extra"),
     [(name, "serve") for name in ("serve", "quickstart")]
     + [(name, "train") for name in ("train-reward", "generate", "score", "route", "evaluate")]
-    + [(name, "train") for name in ("train-dpo", "train-ppo", "loop")],
+    + [(name, "train") for name in ("train-dpo", "train-ppo", "train-rloo", "loop")],
 )
 def test_a_command_whose_extra_is_not_installed_names_it_in_one_line(core, tmp_path, command, extra):
     program, used = core / "bin" / "rlhf-hitl", resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -30,6 +30,7 @@ from rlhf_hitl.policy.training import (
 from rlhf_hitl.policy.trl_settings import PolicySettings
 from rlhf_hitl.policy.trl_training import (
     find_dtype,
+    is_model_in_parts,
     list_changed_settings,
     prepare_settings,
     run_training,
@@ -66,7 +67,7 @@ class DPOSettings(PolicySettings, DPOConfig):
         default=None,
         metadata={
             "help": "Compute the reference once, before training. The default does so where a pair is used more than "
-            "once, and no pair has images."
+            "once, no pair has images, and the launcher does not put the weights in parts."
         },
     )
 
@@ -110,7 +111,9 @@ class LabelDPOTrainer(DPOTrainer):
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         """Return the rows with the reference's log-probabilities. TRL's way is by a file in a temporary folder, which
-        other processes do not have where rows are in memory."""
+        other processes do not have where rows are in memory; only it prepares a model whose weights are in parts."""
+        if is_model_in_parts():
+            return super()._precompute_ref_logps(dataset, name, batch_size)
         loader = self.accelerator.prepare(DataLoader(dataset, batch_size, collate_fn=self.data_collator))  # type: ignore[arg-type]
         sides: tuple[list[float], list[float]] = ([], [])
         for batch in loader:
@@ -238,7 +241,8 @@ def train_dpo(
     changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
     of_trainer = prepare_settings(settings, out)
     if of_trainer.precompute_ref_log_probs is None:
-        of_trainer.precompute_ref_log_probs = settings.num_train_epochs > 1 and not read.with_images
+        is_used_again = settings.num_train_epochs > 1 and not read.with_images
+        of_trainer.precompute_ref_log_probs = is_used_again and not is_model_in_parts()
     with explain_out_of_memory("per_device_train_batch_size", "max_length"):
         trainer = LabelDPOTrainer(
             model=load_policy(settings.model_name_or_path, find_dtype(settings)),

@@ -82,7 +82,7 @@ def train_dpo_in_rounds(
                 load_image,
                 not_paired=not_paired,
                 start_adapter=before if is_first_kept else None,
-                card={"round": number + 1, "rounds": done, "reference": reference},
+                card={"round": number + 1, "earlier_rounds": done, "reference": reference},
             )
             gc.collect()  # the trainer before the next one's model is loaded
         else:

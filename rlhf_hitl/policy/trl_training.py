@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import DistributedType
+from accelerate.utils import parse_flag_from_env
 from huggingface_hub import constants
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import Trainer
@@ -40,6 +41,11 @@ def prepare_settings(settings: Settings, out: Path) -> Settings:
 def find_dtype(settings: Any) -> torch.dtype:
     """Return the precision of the frozen weights."""
     return torch.bfloat16 if settings.bf16 else torch.float32
+
+
+def is_model_in_parts() -> bool:
+    """Whether the launcher of these processes has the weights sharded: FSDP or DeepSpeed."""
+    return any(parse_flag_from_env(name) for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
 
 
 def run_training(trainer: Trainer, *memory_settings: str) -> list[dict[str, Any]]:

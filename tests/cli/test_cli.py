@@ -66,7 +66,8 @@ def call(name: str, *args: str, folder):
 
 
 def test_all_documented_commands_exist():
-    wanted = "init import generate serve export train-reward score evaluate route train-dpo train-ppo loop report"
+    wanted = "init import generate serve export train-reward score evaluate route train-dpo train-ppo loop report "
+    wanted += "train-rloo train-grpo"
     assert set(wanted.split()) | {"quickstart", "models get", "raters add", "raters list"} <= set(COMMANDS)
 
 

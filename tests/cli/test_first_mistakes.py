@@ -88,7 +88,17 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
     (tmp_path / "loop.yaml").write_text("backbone: ./nowhere\n")
     without_store = [
         [name, "--store", missing]
-        for name in ("route", "score", "evaluate", "train-reward", "train-dpo", "train-ppo", "generate", "serve")
+        for name in (
+            "route",
+            "score",
+            "evaluate",
+            "train-reward",
+            "train-dpo",
+            "train-ppo",
+            "train-grpo",
+            "generate",
+            "serve",
+        )
     ]
     without_more = [
         [*words, "--store", bundled.url]
@@ -104,6 +114,8 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
             ["train-dpo", "--set", "foo=1"],
             ["train-dpo", "--config", "nowhere.yaml"],
             ["train-ppo"],
+            ["train-rloo", "--set", "foo=1"],
+            ["train-grpo", "--set", "log_completions=true"],
             ["train-ppo", "--set", "steps=many"],
             ["train-ppo", "--set", "minibatch=3"],
             ["generate", "--policy", "./nowhere"],

@@ -438,14 +438,18 @@ def test_the_train_dpo_command_writes_a_policy_that_loads(judged, tiny_model, tm
 
     out = tmp_path / "tuned"
     done = run(
-        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "use_cpu=true", "--set",
-        "least_margin=0", "--set", "learning_rate=1e-3", "--json",
+        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--rounds", "2", "--json", *(
+            word for setting in ("use_cpu=true", "least_margin=0", "conservative=0", "learning_rate=1e-3",
+                                 "sample_prompts=4", "max_new_tokens=8") for word in ("--set", setting)
+        ),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["policy"] == str(out)
     assert result["human_pairs"] == 12
     assert result["model_pairs"] > 0
+    assert 0.5 <= result["mean_share"] < 1
+    assert (result["round"], [r["round"] for r in result["earlier_rounds"]]) == (2, [1])
     assert load_policy(out).config.hidden_size == 64
 
 

@@ -77,6 +77,8 @@ LONG = {
     "update-reward",
     "train-dpo",
     "train-ppo",
+    "train-rloo",
+    "train-grpo",
     "score",
     "models get",
 }

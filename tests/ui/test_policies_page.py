@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from browser_fixtures import Server, enter, expect, picture
+from browser_fixtures import Server, enter, expect, only_to_draw
 from rlhf_hitl.store import people
 from rlhf_hitl.store.comparisons import insert_comparisons, insert_completions, insert_prompts
 from rlhf_hitl.store.judgments import judgment_to_row
@@ -20,7 +20,7 @@ from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rol
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=window.pwned=1>"
-STRENGTHS = {"smollm2-135m": 0.0, "round-1-dpo": 0.5, "round-1-ppo": 0.9, "round-2-dpo": 0.8, HOSTILE: -0.6}
+STRENGTHS = {"smollm2-135m": 0.0, "round-1-dpo": 0.5, "round-1-ppo": 0.9, "round-2-dpo": 0.8}
 TOPICS = ("coding", "writing")
 FITS = """
 [...document.querySelectorAll("#policies *")]
@@ -31,17 +31,18 @@ FITS = """
 OPENINGS = ("A tide is", "The sea rises since", "In short, it is the moon:")
 
 
-def fill(server: Server, prompts: int = 60) -> None:
-    """Policies that two raters compared on some prompts, their lineage, and votes of a simulated rater."""
+def fill(server: Server, prompts: int = 60, worst: str = HOSTILE) -> None:
+    """Policies that two raters and a simulated one compared on some prompts, one called `worst`, and their lineage."""
     store, rng = server.store, np.random.default_rng(4)
+    strengths = STRENGTHS | {worst: -0.6}
     raters = [people.add_rater(store, name, Role.RATER, simulated=name == "sim") for name in ("ann", "bea", "sim")]
     made, rows = [], []
     for n in range(prompts):
         prompt = Prompt.create((Message("user", f"Why is there a tide, in case {n}?"),), {"topic": TOPICS[n % 2]})
         answers = []
-        for k, name in enumerate(STRENGTHS):
+        for k, name in enumerate(strengths):
             style = "## Tides\n\n- **The moon** pulls.\n- The earth turns." if rng.random() < 0.4 else ""
-            what = HOSTILE if n == 0 else f"{k + 1} times a day"
+            what = worst if n == 0 else f"{k + 1} times a day"
             text = f"{rng.choice(OPENINGS)} water that follows the moon, {what}.\n\n{k}\n\n{style}"
             answers.append(Completion.create(prompt.id, (Message("assistant", text),), name))
         with store.write() as conn:
@@ -50,7 +51,7 @@ def fill(server: Server, prompts: int = 60) -> None:
         for a, b in rng.permuted(np.tile(np.arange(len(answers)), (3, 1)), axis=1)[:, :2]:
             made.append(Comparison.create(prompt, [answers[a], answers[b]]))
             first, second = (c.id for c in made[-1].completions)
-            lead = np.subtract(*(STRENGTHS[c.policy] for c in made[-1].completions))
+            lead = np.subtract(*(strengths[c.policy] for c in made[-1].completions))
             for rater in raters:
                 ranking = ((first,), (second,)) if rng.random() < 1 / (1 + np.exp(-2 * lead)) else ((second,), (first,))
                 ranking = ((first, second),) if rng.random() < 0.2 else ranking
@@ -98,13 +99,13 @@ def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
     fill(server)
     open_policies(page, server)
     rows = page.locator("#ranked-rows tr")
-    expect(rows).to_have_count(len(STRENGTHS))
+    expect(rows).to_have_count(5)
     assert names(page)[-1] == HOSTILE
     assert page.evaluate("window.pwned") is None
     expect(page.locator("#win-head")).to_have_text("Preferred to smollm2-135m")
     plot = rows.first.locator("svg")
     expect(plot).to_have_attribute("aria-label", re.compile(r"Rating of round-\d-\w+: \d+, 95 %: \d+ to \d+"))
-    expect(page.locator(".matrix tbody tr")).to_have_count(len(STRENGTHS))
+    expect(page.locator(".matrix tbody tr")).to_have_count(5)
     lines = page.locator(".tree .line")
     expect(lines).to_have_count(4)
     expect(lines.nth(2)).to_contain_text("by PPO")
@@ -112,8 +113,6 @@ def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
     expect(lines.nth(1)).to_contain_text("folder not there")
     assert page.evaluate(FITS) == []
     assert_accessible(page)
-    page.set_viewport_size({"width": 1280, "height": 1000})
-    picture(page, "policies-light")
     # Filters and style control are in the address, and a reload keeps them.
     page.locator("#style").check()
     expect(page.locator("#style-rows dt")).to_have_text(["Length", "Headings", "Lists", "Bold text"])
@@ -161,8 +160,6 @@ def test_the_same_prompt_before_and_after(serve, page):
     expect(cards.first.locator(".decided").first).to_contain_text(re.compile(r"after \d, tie \d, before \d"))
     expect(cards.locator(":is(ins, del)").first).to_be_visible()
     assert_accessible(page)
-    page.locator("#changes-title").scroll_into_view_if_needed()
-    picture(page, "policies-changes-light")
     page.reload()
     expect(page.locator("#decided")).to_be_checked()
     expect(page.locator("#after")).to_have_value("round-1-ppo")
@@ -178,3 +175,18 @@ def test_an_empty_store_says_what_to_do_and_an_address_may_hold_anything(serve, 
     expect(page.locator("#lineage-none")).to_contain_text("rlhf-hitl train-dpo")
     expect(page.locator("#changes-panel")).to_be_hidden()
     assert_accessible(page)
+
+
+@only_to_draw
+def test_pictures(serve, shot):
+    server = serve()
+    fill(server, worst="an-imported-one")
+    server.person("lea", Role.LEAD)
+    ready = "#changes-list .change:first-child .answer.after"
+
+    def scroll(page) -> None:
+        page.locator("#lineage-panel").evaluate("panel => panel.scrollIntoView()")
+
+    for kind, options in (("light", {}), ("dark", {"dark": True}), ("phone", {"width": 390, "height": 844})):
+        shot(server, f"policies-{kind}", "lea", ready, path="/policies/", **({"height": 1000} | options))
+    shot(server, "policies-changes", "lea", ready, path="/policies/#decided=1", then=scroll, height=1000)

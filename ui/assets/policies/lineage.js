@@ -27,12 +27,12 @@ function createLineageView({ $, t, formatNumber }, onCompare) {
     if (line.model) facts.push(t("policies_on_model", { model: line.model }));
     if (line.replaced) facts.push(t("policies_replaced", { n: formatNumber(line.replaced) }));
     const box = createElement("div", { className: "line" }, createElement("bdi", { className: "name" }, line.policy), ...marks, createElement("span", { className: "note" }, facts.join(" · ")));
-    if (line.gate) box.append(createElement("span", { className: "note gate", lang: "en", dir: "ltr" }, line.gate));
     if (line.parent) {
       const button = createElement("button", { type: "button", className: "outlined compare", data: { before: line.parent, after: line.name } }, t("policies_show_changes"));
       button.setAttribute("aria-label", `${t("policies_show_changes")}: ${line.policy}`);
       box.append(button);
     }
+    if (line.gate) box.append(createElement("span", { className: "note gate", lang: "en", dir: "ltr" }, line.gate));
     return box;
   }
   const createMark = (name, text) => createElement("span", { className: `state ${name}` }, text);

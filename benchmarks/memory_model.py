@@ -40,6 +40,7 @@ class Load:
         rank: of the LoRA.
         shards: devices that the weights, gradients and states are shared out over.
         replicas: devices that each hold all of them, and average their gradients.
+        accumulates: whether gradients of an earlier pass are there in the next. Otherwise they grow as activations go.
         server_shards: devices that a second copy for sampling (vLLM) is shared out over; 0: there is none.
     """
 
@@ -53,6 +54,7 @@ class Load:
     checkpointing: bool = False
     shards: int = 1
     replicas: int = 1
+    accumulates: bool = True
     server_shards: int = 0
 
 
@@ -119,5 +121,7 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         sampling = 0
     # Answers are sampled before the update, whose activations and logits are not there then.
     updating = parts["activations"] + parts["logits"]
+    if not load.accumulates:
+        parts["gradients"] = max(0.0, parts["gradients"] - updating)
     parts["sampling"] = max(0.0, sampling - updating)
     return {name: float(value) for name, value in parts.items()}

@@ -107,9 +107,9 @@ def list_checks(quick: bool) -> list[tuple[str, Shape, Load]]:
     tokens = 1024
     loads = {
         "features": Load(None, FP32, 4 * tokens),
-        "reward": Load("plain", FP32, tokens),
-        "reward.checkpointing": Load("plain", FP32, tokens, checkpointing=True),
-        "ppo": Load("lora", FP32, tokens, tokens // 2),
+        "reward": Load("plain", FP32, tokens, accumulates=False),
+        "reward.checkpointing": Load("plain", FP32, tokens, checkpointing=True, accumulates=False),
+        "ppo": Load("lora", FP32, tokens, tokens // 2, accumulates=False),
     }
     shapes = {"2m": QUICKLY_CHECKED} if quick else CHECKED
     return [(f"{size}.{name}", shape, load) for size, shape in shapes.items() for name, load in loads.items()]
@@ -192,8 +192,8 @@ def main() -> None:
     figures["device_gb"] = DEVICE_BYTES * FREE_SHARE / 1e9
     notes = (
         "GB (10^9 bytes) of one device, and hours of 10,000 pairs or episodes by the utilisation assumed: "
-        f"{', '.join(f'{method} {share:.0%}' for method, share in UTILISATION.items())}. check: the growth of a process "
-        "that trains a small model on a CPU in fp32."
+        f"{', '.join(f'{method} {share:.0%}' for method, share in UTILISATION.items())}. check: the growth of a "
+        "process that trains a small model on a CPU in fp32."
     )
     write_result("scale", figures, seeds=[0], notes=notes, quick=args.quick)
 

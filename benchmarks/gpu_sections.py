@@ -459,6 +459,7 @@ def measure_trl_ppo(scene: Scene) -> Figures:
     run = Run(
         str(locate_policy(scene)), str(scene.folder / "trl_ppo"), read_bundled_prompts()[:64], 3, episodes,
         scene.pairs, 1, scene.answer // 2, 1e-5, 0.05, 16, 32, 0, episodes,
+        precision=str(scene.dtype).removeprefix("torch."),
     )  # fmt: skip
     told = train(run)
     return {"trl_ppo.episodes_per_s": told["episodes"] / told["seconds"], "trl_ppo.peak_gib": read_peak_gib()}

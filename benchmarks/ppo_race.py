@@ -24,6 +24,7 @@ class Run:
         model: the folder of the policy; `out`: where the tuned one goes.
         prompts: user messages.
         rollout_batch: answers in one pass that samples or evaluates, where a side can be told so.
+        precision: of the policy's frozen weights.
         critic: what the peer's value model trains: `full` (its default) or `lora`.
     """
 
@@ -42,6 +43,7 @@ class Run:
     seed: int
     rollout_batch: int
     critic: str = "full"
+    precision: str = "float32"
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -83,7 +83,7 @@ def train_ours(run: Run) -> dict[str, Any]:
         lora_r=run.lora_r,
         lora_alpha=run.lora_alpha,
         missing_eos_penalty=0.0,
-        precision="float32",
+        precision=run.precision,
         resume=False,
         seed=run.seed,
     )

@@ -100,6 +100,7 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         # Two layers (the next is fetched while one is computed), the embedding and the output layer are whole.
         whole = 2 * shape.layer_parameters + shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
         parts["gathered"] = whole * BF16 * (2 if load.mode == "autocast" else 1)  # with their gradients
+    freed = 0.0  # what goes while gradients come
     if load.mode is None:
         # One layer at a time: its input and residual, normed states in fp32, and the widest of its products.
         widest = max(3 * shape.intermediate, 4 * shape.hidden)
@@ -111,6 +112,7 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         # The backward pass of a layer: the gradient of its states, and of gate, up and their product.
         backward = b * (2 * shape.hidden + 3 * shape.intermediate)
         parts["activations"] = load.tokens * (kept + backward)
+        freed = load.tokens * (kept - layer)
     # As the model gives them, and in fp32 those divided by the temperature, their log-probabilities and two gradients.
     copies = b + 4 * FP32
     parts["logits"] = load.logit_tokens * shape.vocabulary * copies
@@ -122,6 +124,6 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
     # Answers are sampled before the update, whose activations and logits are not there then.
     updating = parts["activations"] + parts["logits"]
     if not load.accumulates:
-        parts["gradients"] = max(0.0, parts["gradients"] - updating)
+        parts["gradients"] = max(0.0, parts["gradients"] - freed - parts["logits"])
     parts["sampling"] = max(0.0, sampling - updating)
     return {name: float(value) for name, value in parts.items()}

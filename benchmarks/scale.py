@@ -63,7 +63,7 @@ LOADS: dict[str, tuple[Load, tuple[str, ...]]] = {
 }
 #: Small models for the check; two hidden sizes, so that weights and activations change places.
 QUICKLY_CHECKED = Shape(2, 256, 768, 4, 2, 4096)
-CHECKED = {"16m": Shape(6, 384, 1024, 6, 3, 16_384), "50m": Shape(8, 640, 1792, 10, 5, 16_384)}
+CHECKED = {"16m": Shape(6, 384, 1024, 6, 3, 16_384), "32m": Shape(4, 768, 2048, 12, 6, 8192)}
 
 
 def place(load: Load, configuration: str) -> Load:
@@ -104,7 +104,7 @@ def estimate_all() -> dict[str, float | int | None]:
 
 def list_checks(quick: bool) -> list[tuple[str, Shape, Load]]:
     """Return what is checked: name, shape and load, in fp32 on one device."""
-    tokens = 1024
+    tokens = 512
     loads = {
         "features": Load(None, FP32, 4 * tokens),
         "reward": Load("plain", FP32, tokens, accumulates=False),

@@ -113,8 +113,8 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         backward = b * (2 * shape.hidden + 3 * shape.intermediate)
         parts["activations"] = load.tokens * (kept + backward)
         freed = load.tokens * (kept - layer)
-    # As the model gives them, and in fp32 those divided by the temperature, their log-probabilities and two gradients.
-    copies = b + 4 * FP32
+    # Log-probabilities and two gradients, in fp32, and the gradient of the model's own where it is not.
+    copies = (b if b < FP32 else 0) + 3 * FP32
     parts["logits"] = load.logit_tokens * shape.vocabulary * copies
     cache = 2 * shape.layers * shape.key_heads * shape.head_size
     sampling = load.cached_tokens * cache * b + load.sampled * shape.vocabulary * 3 * FP32

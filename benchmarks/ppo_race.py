@@ -94,5 +94,12 @@ class Meter:
 
 
 def read_peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB (10^6 bytes); Linux counts it in KiB."""
+    """Return the largest resident memory of this process so far, in MB (10^6 bytes).
+
+    Linux says it in `VmHWM`; what `getrusage` says is that of the process that started this one, where that was larger.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

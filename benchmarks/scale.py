@@ -22,7 +22,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 from dataclasses import replace
@@ -34,6 +33,7 @@ import torch
 import transformers  # before processes are forked
 from device_speed import PEAKS, count_forward_flops
 from memory_model import BF16, FP32, Load, estimate_memory
+from ppo_race import read_peak_mb
 from random_models import SHAPES, Shape, build_tokenizer, make_config
 from record import write_result
 
@@ -158,8 +158,7 @@ def measure_peak(shape: Shape, load: Load, answer: Path) -> None:
     run_load(SHAPES["tiny"], replace(load, tokens=64, logit_tokens=min(load.logit_tokens, 32)))  # imports what it needs
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     run_load(shape, load)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answer.write_text(json.dumps(peak - before))
+    answer.write_text(json.dumps(read_peak_mb() * 1e6 - before))
 
 
 def check_all(quick: bool) -> dict[str, float]:

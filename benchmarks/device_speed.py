@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ppo_race import read_peak_mb
 from random_models import Shape
 
 #: Peak of dense bf16 products in FLOP/s by the device's name (NVIDIA's data sheets, without sparsity). The first name
@@ -79,6 +80,4 @@ def read_peak_gib() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return read_peak_mb() * 1e6 / 2**30

@@ -59,8 +59,10 @@ def run_section(name: str, folder: Path, quick: bool, shape: str, answer: Path) 
 def run_within(seconds: float, name: str, folder: Path, quick: bool, shape: str) -> dict[str, Any]:
     """Return what a section found within so many seconds."""
     answer = folder / f"{name}.json"
-    # Forked, so that torch and transformers are imported once. This process must not touch the GPU itself.
-    process = multiprocessing.get_context("fork").Process(target=run_section, args=(name, folder, quick, shape, answer))
+    # A process that is forked has torch and transformers imported, but cannot use a GPU that its parent has touched.
+    process = multiprocessing.get_context("fork" if quick else "spawn").Process(
+        target=run_section, args=(name, folder, quick, shape, answer)
+    )
     process.start()
     process.join(seconds)
     if process.is_alive():

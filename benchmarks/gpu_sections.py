@@ -459,6 +459,7 @@ def measure_trl_ppo(scene: Scene) -> Figures:
     run = Run(
         str(locate_policy(scene)), str(scene.folder / "trl_ppo"), read_bundled_prompts()[:64], 3, episodes,
         scene.pairs, 1, scene.answer // 2, 1e-5, 0.05, 16, 32, 0, episodes,
+        precision=str(scene.dtype).removeprefix("torch."),
     )  # fmt: skip
     told = train(run)
     return {"trl_ppo.episodes_per_s": told["episodes"] / told["seconds"], "trl_ppo.peak_gib": read_peak_gib()}
@@ -466,16 +467,16 @@ def measure_trl_ppo(scene: Scene) -> Figures:
 
 #: By name: the section, and the most seconds that it may take.
 SECTIONS: dict[str, tuple[Callable[[Scene], Figures], float]] = {
-    "precision": (check_precision, 60),
-    "attention": (check_attention, 120),
-    "features": (measure_features, 60),
+    "precision": (check_precision, 90),
+    "attention": (check_attention, 150),
+    "features": (measure_features, 90),
     "reward": (measure_reward, 90),
-    "dpo": (measure_dpo, 60),
+    "dpo": (measure_dpo, 90),
     "ppo": (measure_ppo, 90),
     "train_ppo": (measure_train_ppo, 90),
     "trl_ppo": (measure_trl_ppo, 90),
     "trl_reward": (measure_trl_reward, 90),
-    "trl_dpo": (measure_trl_dpo, 60),
+    "trl_dpo": (measure_trl_dpo, 90),
 }
 
 

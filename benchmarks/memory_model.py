@@ -40,6 +40,7 @@ class Load:
         rank: of the LoRA.
         shards: devices that the weights, gradients and states are shared out over.
         replicas: devices that each hold all of them, and average their gradients.
+        accumulates: whether gradients of an earlier pass are there in the next. Otherwise they grow as activations go.
         server_shards: devices that a second copy for sampling (vLLM) is shared out over; 0: there is none.
     """
 
@@ -53,6 +54,7 @@ class Load:
     checkpointing: bool = False
     shards: int = 1
     replicas: int = 1
+    accumulates: bool = True
     server_shards: int = 0
 
 
@@ -98,6 +100,7 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         # Two layers (the next is fetched while one is computed), the embedding and the output layer are whole.
         whole = 2 * shape.layer_parameters + shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
         parts["gathered"] = whole * BF16 * (2 if load.mode == "autocast" else 1)  # with their gradients
+    freed = 0.0  # what goes while gradients come
     if load.mode is None:
         # One layer at a time: its input and residual, normed states in fp32, and the widest of its products.
         widest = max(3 * shape.intermediate, 4 * shape.hidden)
@@ -109,8 +112,9 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         # The backward pass of a layer: the gradient of its states, and of gate, up and their product.
         backward = b * (2 * shape.hidden + 3 * shape.intermediate)
         parts["activations"] = load.tokens * (kept + backward)
-    # As the model gives them, and in fp32 those divided by the temperature, their log-probabilities and two gradients.
-    copies = b + 4 * FP32
+        freed = load.tokens * (kept - layer)
+    # Log-probabilities and two gradients, in fp32, and the gradient of the model's own where it is not.
+    copies = (b if b < FP32 else 0) + 3 * FP32
     parts["logits"] = load.logit_tokens * shape.vocabulary * copies
     cache = 2 * shape.layers * shape.key_heads * shape.head_size
     sampling = load.cached_tokens * cache * b + load.sampled * shape.vocabulary * 3 * FP32
@@ -119,5 +123,7 @@ def estimate_memory(shape: Shape, load: Load) -> dict[str, float]:
         sampling = 0
     # Answers are sampled before the update, whose activations and logits are not there then.
     updating = parts["activations"] + parts["logits"]
+    if not load.accumulates:
+        parts["gradients"] = max(0.0, parts["gradients"] - freed - parts["logits"])
     parts["sampling"] = max(0.0, sampling - updating)
     return {name: float(value) for name, value in parts.items()}

@@ -24,6 +24,7 @@ class Run:
         model: the folder of the policy; `out`: where the tuned one goes.
         prompts: user messages.
         rollout_batch: answers in one pass that samples or evaluates, where a side can be told so.
+        precision: of the policy's frozen weights.
         critic: what the peer's value model trains: `full` (its default) or `lora`.
     """
 
@@ -42,6 +43,7 @@ class Run:
     seed: int
     rollout_batch: int
     critic: str = "full"
+    precision: str = "float32"
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -92,5 +94,12 @@ class Meter:
 
 
 def read_peak_mb() -> float:
-    """Return the largest resident memory of this process so far, in MB (10^6 bytes); Linux counts it in KiB."""
+    """Return the largest resident memory of this process so far, in MB (10^6 bytes).
+
+    Linux says it in `VmHWM`; what `getrusage` says is that of the process that started this one, where that was larger.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(kib) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6

@@ -12,7 +12,8 @@ An empty answer, of which no head reads anything, has the lowest reward that eit
 
 With both methods (`--methods ppo dpo`) the one that is measured is chosen on prompts of the tuning. A run that is out
 of `--minutes` stops after a checkpoint, and goes on when the same command is run again: features, answers and the steps
-of PPO are kept in `--folder`. What some prompts were answered before and after goes to `results/real_tuning_samples.json`.
+of PPO are kept in `--folder`. What some prompts were answered before and after goes to
+`results/real_tuning_samples.json`.
 `--quick` reads few labels, and tunes `--backbone` for two steps.
 """
 
@@ -212,10 +213,10 @@ def run(args: argparse.Namespace, work: Work) -> None:
     parts = split_prompts(pairs, args.seed)
     layers = Backbone(args.backbone).layers  # at half, two thirds and five sixths
     backbones = {
-        "proxy": Backbone(args.backbone, layer=layers[1], max_length=args.max_length),
+        "proxy": Backbone(args.backbone, layer=layers[len(layers) // 2], max_length=args.max_length),
         "gold": Backbone(args.gold_backbone, max_length=args.max_length)
         if args.gold_backbone
-        else Backbone(args.backbone, layer=[layers[0], layers[2]], pooling="mean", max_length=args.max_length),
+        else Backbone(args.backbone, layer=[layers[0], layers[-1]], pooling="mean", max_length=args.max_length),
     }
     models = {}
     for name, backbone in backbones.items():

@@ -22,7 +22,6 @@ import ctypes
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 from dataclasses import replace
@@ -34,6 +33,7 @@ import torch
 import transformers  # before processes are forked
 from device_speed import PEAKS, count_forward_flops
 from memory_model import BF16, FP32, Load, estimate_memory
+from ppo_race import read_peak_mb
 from random_models import SHAPES, Shape, build_tokenizer, make_config
 from record import write_result
 
@@ -63,7 +63,7 @@ LOADS: dict[str, tuple[Load, tuple[str, ...]]] = {
 }
 #: Small models for the check; two hidden sizes, so that weights and activations change places.
 QUICKLY_CHECKED = Shape(2, 256, 768, 4, 2, 4096)
-CHECKED = {"16m": Shape(6, 384, 1024, 6, 3, 16_384), "50m": Shape(8, 640, 1792, 10, 5, 16_384)}
+CHECKED = {"16m": Shape(6, 384, 1024, 6, 3, 16_384), "32m": Shape(4, 768, 2048, 12, 6, 8192)}
 
 
 def place(load: Load, configuration: str) -> Load:
@@ -104,12 +104,12 @@ def estimate_all() -> dict[str, float | int | None]:
 
 def list_checks(quick: bool) -> list[tuple[str, Shape, Load]]:
     """Return what is checked: name, shape and load, in fp32 on one device."""
-    tokens = 1024
+    tokens = 512
     loads = {
         "features": Load(None, FP32, 4 * tokens),
-        "reward": Load("plain", FP32, tokens),
-        "reward.checkpointing": Load("plain", FP32, tokens, checkpointing=True),
-        "ppo": Load("lora", FP32, tokens, tokens // 2),
+        "reward": Load("plain", FP32, tokens, accumulates=False),
+        "reward.checkpointing": Load("plain", FP32, tokens, checkpointing=True, accumulates=False),
+        "ppo": Load("lora", FP32, tokens, tokens // 2, accumulates=False),
     }
     shapes = {"2m": QUICKLY_CHECKED} if quick else CHECKED
     return [(f"{size}.{name}", shape, load) for size, shape in shapes.items() for name, load in loads.items()]
@@ -158,8 +158,7 @@ def measure_peak(shape: Shape, load: Load, answer: Path) -> None:
     run_load(SHAPES["tiny"], replace(load, tokens=64, logit_tokens=min(load.logit_tokens, 32)))  # imports what it needs
     before = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     run_load(shape, load)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    answer.write_text(json.dumps(peak - before))
+    answer.write_text(json.dumps(read_peak_mb() * 1e6 - before))
 
 
 def check_all(quick: bool) -> dict[str, float]:
@@ -192,8 +191,8 @@ def main() -> None:
     figures["device_gb"] = DEVICE_BYTES * FREE_SHARE / 1e9
     notes = (
         "GB (10^9 bytes) of one device, and hours of 10,000 pairs or episodes by the utilisation assumed: "
-        f"{', '.join(f'{method} {share:.0%}' for method, share in UTILISATION.items())}. check: the growth of a process "
-        "that trains a small model on a CPU in fp32."
+        f"{', '.join(f'{method} {share:.0%}' for method, share in UTILISATION.items())}. check: the growth of a "
+        "process that trains a small model on a CPU in fp32."
     )
     write_result("scale", figures, seeds=[0], notes=notes, quick=args.quick)
 

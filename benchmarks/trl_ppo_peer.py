@@ -49,7 +49,8 @@ class _Reader(torch.nn.Module):
             start = next(i + width for i in range(len(ids)) if ids[i : i + width] == self.opening)
             rewards.append(score_answer(self.tokenizer.decode(ids[start:], skip_special_tokens=True).strip()))
         self.meter.read(len(rewards))
-        return SimpleNamespace(hidden_states=[torch.tensor(rewards)[:, None, None].expand(*input_ids.shape, 1)])
+        of_rows = torch.tensor(rewards, device=input_ids.device)[:, None, None]
+        return SimpleNamespace(hidden_states=[of_rows.expand(*input_ids.shape, 1)])
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def train(run: Run) -> dict[str, Any]:
         kl_coef=run.kl_beta,
         num_sample_generations=0,
         seed=run.seed,
-        bf16=False,
+        bf16=run.precision == "bfloat16",
         gradient_checkpointing=False,
         save_strategy="no",
         report_to="none",
@@ -102,7 +103,7 @@ def train(run: Run) -> dict[str, Any]:
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(run.model, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(run.model, dtype=getattr(torch, run.precision)),
         ref_model=None,
         reward_model=PythonReward(tokenizer, opening, meter),
         value_model=critic,

@@ -22,7 +22,8 @@ def draw_vs_trl_ppo(f: dict[str, Any]) -> str:
         "| SmolLM2-135M | episodes a processor-second | a second | peak memory (MB) | of it above the imports |\n"
         "| --- | ---: | ---: | ---: | ---: |\n" + rows + "\n"
         f"rlhf_hitl trains {f['episodes_ratio']:.1f} times the episodes a processor-second in "
-        f"{f['memory_ratio']:.0%} of the memory. On a model of 1M weights, {f['small.episodes_ratio']:.1f} times, it reaches a reward of "
+        f"{f['memory_ratio']:.0%} of the memory. On a model of 1M weights, "
+        f"{f['small.episodes_ratio']:.1f} times, it reaches a reward of "
         f"{f['ours.reward']:.3f} on held-out prompts and TRL {f['theirs.reward']:.3f} (untuned: "
         f"{f['base.reward']:.3f}), each at the best of three learning rates: {f['reward_gain']:+.3f} "
         f"({f['reward_gain.low']:+.3f} to {f['reward_gain.high']:+.3f}) over {f['seeds']} seeds. The machine's load "
@@ -65,7 +66,8 @@ def draw_gpu(f: dict[str, Any]) -> str:
         + rows
         + "\n| check | found |\n| --- | ---: |\n"
         + checked
-        + f"\n{f['sections_done']} sections were done, {f['sections_skipped']} skipped, {f['sections_failed']} failed.\n"
+        + f"\n{f['sections_done']} sections were done, {f['sections_skipped']} skipped, "
+        f"{f['sections_failed']} failed.\n"
     )
 
 
@@ -97,8 +99,8 @@ def draw_scale(f: dict[str, Any]) -> str:
     return (
         f"| GB a GPU | | {' | '.join(places.values())} | time of 10,000 |\n| --- | --- |{' ---: |' * 6}\n"
         + "".join(make_row(size, method) for size in ("1b", "8b", "70b") for method in methods)
-        + f"\nStruck out is what does not fit into {f['device_gb']:.0f} GB; – is what does not run. The time is that of "
-        "10,000 pairs or episodes on one GPU where that is enough, else on eight.\n\n"
+        + f"\nStruck out is what does not fit into {f['device_gb']:.0f} GB; – is what does not run. The time is that "
+        "of 10,000 pairs or episodes on one GPU where that is enough, else on eight.\n\n"
         "| check on a CPU, fp32 (MB) | estimated | measured |\n| --- | ---: | ---: |\n" + checked + "\n"
         f"The estimate is off by {f['memory_estimate_error.mean']:.0%} in the mean and by "
         f"{f['memory_estimate_error']:.0%} at most.\n"

@@ -83,7 +83,7 @@ def train_ours(run: Run) -> dict[str, Any]:
         lora_r=run.lora_r,
         lora_alpha=run.lora_alpha,
         missing_eos_penalty=0.0,
-        precision="float32",
+        precision=run.precision,
         resume=False,
         seed=run.seed,
     )
@@ -163,8 +163,11 @@ def measure_speed(race: Race, run: Run, turns: int, theirs: list[str]) -> dict[s
             ("growth_ratio", "growth_mb", min),
         ):
             figures[figure] = figures[f"ours.{key}"] / choose(figures[f"{way}.{key}"] for way in stock)
-            if "theirs.lora_critic" in ways:
-                figures[f"{figure}.lora_critic"] = figures[f"ours.{key}"] / figures[f"theirs.lora_critic.{key}"]
+            figures |= {
+                f"{figure}.{way.removeprefix('theirs').lstrip('.') or 'at_once'}": figures[f"ours.{key}"]
+                / figures[f"{way}.{key}"]
+                for way in theirs
+            }
     return figures
 
 

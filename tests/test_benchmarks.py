@@ -167,6 +167,91 @@ def test_the_reward_models_speed_is_measured_against_the_stock_one(script, share
     assert figures.get("score_difference", 0) < 1e-4
 
 
+def test_our_side_of_the_comparison_with_trls_ppo_runs(tmp_path):
+    figures = quick("vs_trl_ppo.py", "--peer-env", str(tmp_path / "none"))
+    assert figures["ours.episodes_per_processor_s"] > 0
+    assert figures["ours.peak_mb"] > figures["ours.growth_mb"] > 0
+    assert 0 < figures["base.reward"] < 1
+    assert 0 < figures["ours.reward"] < 1
+
+
+def test_the_checks_for_a_gpu_run_on_a_cpu():
+    sections = "precision", "attention", "features", "reward", "dpo", "ppo", "train_ppo", "trl_ppo"
+    figures = quick("gpu.py", "--sections", *sections)
+    assert figures["sections_done"] == 7
+    assert figures["sections_skipped"] == 1, "this environment's TRL has no PPO"
+    assert figures["precision.float32.trees_difference"] < 1e-5 < figures["precision.states_difference"] < 0.05
+    assert figures["attention.float32.states_difference"] < 1e-5
+    assert figures["features.mfu"] is None, "the peak of a CPU is not known"
+    for rate in ("reward.pairs_per_s", "dpo.pairs_per_s", "ppo.episodes_per_s", "train_ppo.episodes_per_s"):
+        assert figures[rate] > 0
+
+
+def test_the_memory_of_a_layer_is_counted_as_pytorch_keeps_it(monkeypatch):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaForCausalLM
+
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from memory_model import count_layer_activations, count_lora_parameters
+    from random_models import Shape, build_tokenizer, make_config
+
+    def count_kept(layers: int, mode: str, dtype: torch.dtype) -> tuple[float, int]:
+        shape = Shape(layers, 64, 192, 8, 4, 512)
+        model = LlamaForCausalLM(make_config(shape, build_tokenizer(512))).to(dtype)
+        if mode == "lora":
+            lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
+            model = get_peft_model(model, lora)
+            trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            assert trained == count_lora_parameters(shape, 16)
+            model = model.base_model.model
+        else:
+            assert sum(p.numel() for p in model.parameters()) == shape.parameters
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+            torch.autocast("cpu", enabled=mode == "autocast"),
+        ):
+            model.model(input_ids=torch.randint(3, 500, (2, 32)), use_cache=False)
+        return sum(storage.nbytes() for storage in kept.values()) / 64, shape.layer_parameters
+
+    shape = Shape(1, 64, 192, 8, 4, 512)
+    for mode, dtype in (
+        ("plain", torch.float32), ("plain", torch.bfloat16), ("autocast", torch.float32),
+        ("lora", torch.float32), ("lora", torch.bfloat16),
+    ):  # fmt: skip
+        (one, _), (two, of_layer) = count_kept(1, mode, dtype), count_kept(2, mode, dtype)
+        casts = 2 * of_layer / 64 if mode == "autocast" else 0
+        counted = count_layer_activations(shape, mode, dtype.itemsize, 16)
+        assert two - one - casts == pytest.approx(counted), (mode, dtype)
+
+
+def test_the_estimate_of_memory_is_near_what_training_takes():
+    figures = quick("scale.py")
+    assert figures["memory_estimate_error"] < 0.6, "a model of 2M weights: the allocator alone takes 20 MB"
+    assert figures["70b.reward.one.gb"] > figures["device_gb"] > figures["8b.dpo.one.gb"]
+    assert figures["70b.dpo.fsdp2.gb"] < figures["70b.dpo.ddp.gb"]
+    assert "70b.ppo.fsdp2.gb" not in figures, "PPO refuses to shard weights"
+
+
+@pytest.mark.timeout(300)
+def test_real_tuning_compares_answers_before_and_after(shared_data, tiny_model):
+    figures = quick("real_tuning.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for gain in ("reward_gain", "gold_gain"):
+        assert figures[f"{gain}.low"] <= figures[gain] <= figures[f"{gain}.high"]
+        assert 0 <= figures[f"{gain}.wins"] <= 1
+    assert figures["prompts"] > 0
+    assert 0 < figures["proxy.accuracy"] < 1
+
+
 @pytest.mark.timeout(300)
 def test_the_first_minutes_end_in_a_model_above_its_floors_and_a_router_that_accepts():
     figures = quick("first_minutes.py")

@@ -34,12 +34,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_left as bisect
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types.promotions import Decision
 
 #: The gains that bets are on, as multiples of the least one that matters, and the share of the stake that each has.
 GAINS, STAKES = np.array([1.0, 2.5]), np.array([0.85, 0.15])
@@ -52,14 +52,6 @@ PRIOR_SPREAD, STEEPEST = 0.03, 2.0
 BOLDEST = 0.95
 #: The ends of confidence sequences are read off this many win rates between 0 and 1.
 GRID = 2001
-
-
-class Decision(StrEnum):
-    """What a sequential test has shown; `undecided` as long as it has shown nothing."""
-
-    PROMOTE = "promote"
-    REJECT = "reject"
-    UNDECIDED = "undecided"
 
 
 @dataclass(frozen=True)
@@ -173,7 +165,7 @@ class WinRateEvidence:
         win_rate: the mean of the corrected outcomes, unbiased at a fixed number of them; `plain`: of the
             outcomes alone.
         low, high: the confidence sequence: `low` holds at all times with confidence 1 - alpha, `high` with 1 - beta.
-        evidence_for: the most that the capital against "win rate <= 1/2" has been; at 1 / alpha the new one is promoted.
+        evidence_for: the most that the capital against "win rate <= 1/2" has been. At 1 / alpha it is promoted.
         evidence_against: the same against "win rate >= 1/2 + least_gain"; it is rejected at 1 / beta.
         slope: how much of a prediction the next outcome would be corrected by.
     """

@@ -12,7 +12,6 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.stats import sequential
 from rlhf_hitl.stats.length_controlled import estimate_length_controlled_rate
 from rlhf_hitl.stats.sequential import (
-    Decision,
     WinRateTest,
     compute_bets,
     compute_log_capital,
@@ -22,6 +21,7 @@ from rlhf_hitl.stats.sequential import (
     weigh_outcomes,
 )
 from rlhf_hitl.stats.tag_regressions import list_tested_tags, measure_tags
+from rlhf_hitl.types.promotions import Decision
 
 outcome_lists = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40)
 
@@ -133,6 +133,7 @@ def test_length_is_taken_out_of_a_win_rate_that_is_all_length():
     longer = rng.normal(60, 100, 1_500)
     p = expit(1.5 * np.tanh(longer / 100))  # raters look at nothing but length
     found = estimate_length_controlled_rate((rng.random(1_500) < p).astype(float), longer)
+    assert found is not None
     assert found.plain > 0.6
     assert found.low < 0.5 < found.high
     assert abs(found.value - 0.5) < 0.06
@@ -142,6 +143,7 @@ def test_length_is_taken_out_of_a_win_rate_that_is_all_length():
 def test_without_a_difference_in_length_the_win_rate_stays():
     outcomes = np.array([1.0] * 30 + [0.0] * 10 + [0.5] * 20)
     found = estimate_length_controlled_rate(outcomes, np.zeros(60))
+    assert found is not None
     # The prior of `fit_logistic` is worth little: logit 0.693 of 2/3 comes to 0.69.
     assert logit(found.value) == pytest.approx(math.log(2), abs=0.02)
     assert found.low < found.value < found.high

@@ -78,6 +78,23 @@ class WinRateTest:
                 raise BadInput(f"{name} {value}", expected=f"above 0, below {most}", fix=f"change {name}")
 
 
+def count_fixed_size(test: WinRateTest, tie_share: float = 0.0) -> int:
+    """Return how many outcomes a test of a fixed size needs for the same error rates.
+
+    It promotes where the mean of the outcomes is shown to be above 1/2 by a one-sided z-test at alpha, and does so with
+    a chance of 1 - beta at a win rate of 1/2 + least_gain. It is told the variances, so that it needs no more.
+
+    Args:
+        tie_share: how many of the outcomes are ties.
+    """
+    from scipy.special import ndtri
+
+    none = (1 - tie_share) / 4
+    some = none - test.least_gain**2
+    wanted = -float(ndtri(test.alpha)) * math.sqrt(none) - float(ndtri(test.beta)) * math.sqrt(max(some, 0.0))
+    return math.ceil((wanted / test.least_gain) ** 2)
+
+
 @dataclass(frozen=True)
 class Controls:
     """What a model says of the prompts that are drawn: `predictions` f (..., n), `controls` c (..., n), and `worth`

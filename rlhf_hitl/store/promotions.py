@@ -393,4 +393,5 @@ def _load(conn: Connection, id: int) -> Promotion:
 
 def _to_promotion(row: Any) -> Promotion:
     values: dict[str, Any] = dict(row)
-    return Promotion(**values | {"decision": Decision(row["decision"])})
+    values["decision"] = Decision(values["decision"])
+    return Promotion(**values)

@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -21,6 +23,7 @@ from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.promotions import list_promotions
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.runs import read_runs
@@ -38,7 +41,8 @@ SMALL = {
     "dpo_prompts": 2,
     "ppo_steps": 1,
     "ppo_rollouts": 4,
-    "gate_prompts": 2,
+    "gate_prompts": 8,
+    "gate_judgments": 6,
 }
 STEPS = ["sample", "route", "review", "label", "train_reward", "evaluate", "gate", "dpo", "ppo", "promote"]
 
@@ -167,11 +171,12 @@ MIDDLES = {
     "train_reward": ("rlhf_hitl.reward.training.head_training", "save_head"),
     "evaluate": ("rlhf_hitl.reward.model_card", "add_evaluation_to_card"),
     "dpo": ("rlhf_hitl.policy.dpo", "save_policy"),
+    "promote": ("rlhf_hitl.simulate", "simulate_answer"),
 }
 #: When steps are killed that are not killed three times: they take longest, or have no middle.
 MOMENTS = {
-    **dict.fromkeys(("label", "evaluate", "dpo"), ("middle", "done")),
-    **dict.fromkeys(("gate", "ppo", "promote"), ("done",)),
+    **dict.fromkeys(("label", "evaluate", "dpo", "promote"), ("middle", "done")),
+    **dict.fromkeys(("gate", "ppo"), ("done",)),
 }
 #: A round without a reward model, and one with all that a round may do; the third is tuned least, for it takes longest.
 ROUNDS = (SMALL | {"ppo_steps": 0, "dpo_pairs": 0}, SMALL)
@@ -181,7 +186,10 @@ def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: st
     """Run the loop in a process that kills itself at a moment of a step of its last round; "" of none."""
     import importlib
 
-    from rlhf_hitl.loop import runner
+    from rlhf_hitl.loop import runner, steps
+
+    # The same folders in both loops, for the name of a policy is in the ids of what raters compare.
+    steps.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
 
     def die(*_args, **_kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -196,7 +204,7 @@ def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: st
             patched = importlib.import_module(module)
             real, calls = getattr(patched, name), iter(range(100))
             setattr(patched, name, lambda *args, **kwargs: real(*args, **kwargs) if next(calls) < 2 else die())
-            if step not in ("route", "review"):  # what is done once
+            if step not in ("route", "review", "promote"):  # what is done once
                 setattr(patched, name, lambda *args, **kwargs: die(real(*args, **kwargs)))
 
     finish = runner.finish_step
@@ -234,6 +242,7 @@ def read_final_state(store, workspace: Path) -> dict:
         "models": [m.id for m in list_reward_models(store)],
         "scores": [s for m in list_reward_models(store) for s in read_scores(store, m.id)],
         "labels": read_labels(store),
+        "promotions": [replace(p, opened_at=None, decided_at=None, settings={}) for p in list_promotions(store)],
         "policies": [hash_weights(Path(path)) for path in policies],
         "folders": len(list((workspace / "policies").glob("*"))),
     }
@@ -285,7 +294,9 @@ def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_was_not(prompts, 
         for name in expected:
             assert ended[name] == expected[name], name
         judged = [(j.rater_id, j.comparison_id) for j in read_judgments(ours)]
-        assert len(set(judged)) == len(judged) == 2 * SMALL["judgments_per_round"]
+        [promotion] = list_promotions(ours)
+        assert len(set(judged)) == len(judged) == 2 * SMALL["judgments_per_round"] + promotion.judgments
+        assert 0 < promotion.judgments <= SMALL["gate_judgments"]
         # A step that was finished was not begun again: it ran once more for each time that it was killed within it.
         runs = Counter(r.step for r in read_runs(ours) if r.round == 2)
         within = Counter(step for step, moment in kills if moment != "begun")

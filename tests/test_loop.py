@@ -22,14 +22,14 @@ from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.promotions import list_promotions
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.tables import places, reward_models
-from rlhf_hitl.types import Message, Prompt, Role
+from rlhf_hitl.types import Answer, Message, Prompt, Role, Split, Verdict
 
 SMALL = {
     "prompts_per_round": 24,
@@ -76,6 +76,9 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
     assert by_step[2, "route"]["reward_model_id"] == by_step[1, "train_reward"]["reward_model_id"]
     assert sum(by_step[2, "route"]["routes"].values()) == by_step[2, "route"]["scored"] > 0
     assert by_step[2, "sample"]["policy"] == by_step[1, "promote"]["policy"]
+    # Raters are asked once for each thing: what they judged for a promotion is in no review.
+    assert [by_step[n, "review"]["judgments"] for n in (1, 2)] == [22, 22]
+    assert all(by_step[n, "promote"]["simulated"] and by_step[n, "promote"]["outcomes"] for n in (1, 2))
     assert by_step[2, "train_reward"]["train_votes"] > by_step[1, "train_reward"]["train_votes"]
     assert set(result["report"]["figures"]) == {
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
@@ -158,6 +161,38 @@ def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompt
     assert len(reported) == SMALL["judgments_per_round"]
     assert reported[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
     assert not any(j.simulated for j in read_judgments(prompts))
+
+
+def test_raters_decide_what_a_round_promotes(judged_store, trained_model, tiny_model, tmp_path):
+    tuned = shutil.copytree(tiny_model, tmp_path / "tuned")
+    finish_step(judged_store, 1, "ppo", {"policy": str(tuned)}, 0.0)  # the same weights, answering otherwise
+    new = [Prompt.create((Message("user", f"please write about the sea {i}"),), {}, Split.HELDOUT) for i in range(30)]
+    with judged_store.write() as conn:
+        insert_prompts(judged_store, conn, new)
+    nora, reported = people.add_rater(judged_store, "nora", Role.RATER).id, []
+
+    def prefer_the_tuned_one(progress):
+        reported.append(str(progress))
+        lease = queue.lease(judged_store, nora, seconds=1800)
+        best, worst = sorted(lease.comparison.completions, key=lambda c: c.policy != "tuned")
+        queue.submit(judged_store, lease.id, nora, Answer(Verdict.RANKED, ((best.id,), (worst.id,))))
+
+    loop = loop_of(judged_store, tiny_model, tmp_path, on_wait=prefer_the_tuned_one, gate_prompts=30, gate_judgments=20)
+    counted = loop.make_round_steps(2)._count_judgments_since(0)
+    result = loop.make_round_steps(1).promote()
+    assert (result["promoted"], result["policy"], result["decision"]) == (True, str(tuned), "promote")
+    assert "shown to win more than half" in result["reason"]
+    assert not result["simulated"]
+    assert result["counts"]["fresh"] == 10
+    assert reported[0] == "round 1: promotion: 0 of at most 20 outcomes; raters have not judged yet"
+    assert len(reported) == result["judgments"] < 20
+    # As if killed before the store knew that the step was done: nobody is asked again.
+    again = loop.make_round_steps(1).promote()
+    assert {k: v for k, v in again.items() if k != "machine_seconds"} == {
+        k: v for k, v in result.items() if k != "machine_seconds"
+    }
+    assert len(reported) == result["judgments"]
+    assert loop.make_round_steps(2)._count_judgments_since(0) == counted, "the next review counts its own"
 
 
 # --- killed at every stage

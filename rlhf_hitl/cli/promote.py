@@ -75,6 +75,9 @@ def promote_command(
     list_: Annotated[
         bool, typer.Option("--list", help="Only list the promotions of the store, and how they stand.")
     ] = False,
+    end: Annotated[
+        int | None, typer.Option(help="Only end the promotion of this number as it stands; the old policy is kept.")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out and count prompts that a chat template refuses.")
     ] = False,
@@ -88,9 +91,13 @@ def promote_command(
     opened = Store.open(store)
     if list_:
         return _list_promotions(opened)
+    if end is not None:
+        from rlhf_hitl.policy.promotion_votes import end_promotion
+
+        return _report(end_promotion(opened, end, "ended by somebody with a shell"))
     if policy is None or against is None:
         missing = "--policy" if policy is None else "--against"
-        raise BadInput(f"{missing}, which is not given", expected="a policy", fix="give both, or --list")
+        raise BadInput(f"{missing}, which is not given", expected="a policy", fix="give both, --list or --end")
     require_extra("train", "`rlhf-hitl promote`")
     from rlhf_hitl.models import locate_model_folder
     from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
@@ -126,6 +133,10 @@ def promote_command(
 
     if promotion.is_open and not no_wait:
         promotion = wait_for_decision(opened, promotion.id, wait)
+    return _report(promotion)
+
+
+def _report(promotion: Promotion) -> Result:
     return Result(describe_promotion(promotion), _draw(promotion), exit_code=0 if promotion.is_promoted else 1)
 
 

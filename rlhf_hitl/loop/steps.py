@@ -354,12 +354,10 @@ class RoundSteps:
 
     def _start_promotion(self, new: str, old: str) -> Promotion | str:
         """Return the promotion of this round, opened now or by an attempt that was stopped; or why there is none."""
-        from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
+        from rlhf_hitl.policy.promotion import NoPrompts, PromotionSettings, start_promotion
 
         if new == old:
             return "nothing was tuned"
-        if not list_prompts(self.store, split=Split.HELDOUT):
-            return "there is no held-out prompt to compare the policies on"
         settings = PromotionSettings(
             judged=self.config.gate_judgments,
             prompts=self.config.gate_prompts,
@@ -369,16 +367,19 @@ class RoundSteps:
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
         )
-        return start_promotion(
-            self.store,
-            new,
-            old,
-            settings,
-            reward_model=self._require_trained_model(),
-            simulated=self.on_wait is None,
-            round=self.round,
-            skip_bad=self.config.skip_bad,
-        )
+        try:
+            return start_promotion(
+                self.store,
+                new,
+                old,
+                settings,
+                reward_model=self._require_trained_model(),
+                simulated=self.on_wait is None,
+                round=self.round,
+                skip_bad=self.config.skip_bad,
+            )
+        except NoPrompts as e:
+            return str(e)
 
     def _count_judgments_since(self, revision: int) -> int:
         of_promotions = list_comparisons_of_promotions(self.store)  # they were asked for something else

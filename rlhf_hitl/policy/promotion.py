@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 MOST_TIMES = 2
 
 
+class NoPrompts(BadInput):
+    """There is no held-out prompt to compare the policies on."""
+
+
 @dataclass(frozen=True)
 class PromotionSettings:
     """How a promotion is decided.
@@ -106,8 +110,8 @@ def start_promotion(
         prompts: instead of the store's held-out prompts that were not judged for these policies before.
 
     Raises:
-        BadInput: the policies have one name, theirs is open with other settings, a prompt is not held out, or there is
-            none.
+        BadInput: the policies have one name, theirs is open with other settings, or a prompt is not held out.
+        NoPrompts: no prompt is left, or both policies answer none.
     """
     from rlhf_hitl.models import get_display_name
 
@@ -127,7 +131,7 @@ def start_promotion(
     fresh = [p for p in sorted(pool, key=lambda p: p.id) if p.id not in asked_before]
     if not fresh:
         why = f"; {say_count(len(asked_before), 'prompt')} judged before" if asked_before else ""
-        raise BadInput(
+        raise NoPrompts(
             f"store {store.safe_url} with 0 held-out prompts for these policies{why}",
             expected="held-out prompts that raters have not judged for these two policies",
             fix="import more prompts: about one in five is held out",
@@ -135,7 +139,7 @@ def start_promotion(
     random.Random(settings.seed).shuffle(fresh)
     answered, left_out = _answer(new_policy, old_policy, fresh[: settings.prompts], settings, skip_bad)
     if not answered:
-        raise BadInput(
+        raise NoPrompts(
             "0 prompts that both policies answer", expected="at least one", fix="shorten the answers or prompts"
         )
     judged = min(settings.judged or MOST_TIMES * count_fixed_size(settings.test), len(answered))

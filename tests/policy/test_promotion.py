@@ -32,8 +32,8 @@ from rlhf_hitl.store.promotions import (
     read_draws,
 )
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.tables import places
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
+from rlhf_hitl.store.tables import places, projects
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, OverlapRule, Prompt, Role, Split, Verdict
 from rlhf_hitl.types.promotions import Decision
 
 SETTINGS = {"least_gain": 0.1, "alpha": 0.05, "beta": 0.1, "overlap": 1}
@@ -204,6 +204,17 @@ def test_several_raters_judge_each_comparison_and_an_outcome_is_their_mean(store
     gate = look_at_promotion(store, gate.id)
     assert (gate.outcomes, gate.judgments) == (3, 6)
     assert gate.win_rate == pytest.approx((1 + 0.75 + 0.5) / 3)
+
+
+def test_a_rule_for_overlap_asks_for_no_more_votes_of_a_promotion(store):
+    rule = OverlapRule(least=2, most=5).to_plain()
+    with store.write() as conn:
+        conn.execute(projects.update().values(overlap_rule=rule))
+    ann = people.add_rater(store, "ann", Role.RATER).id
+    gate = open_one(store, draw(3))
+    judge(store, ann, lambda n: ["new", "old", "tie"][n], count=3)
+    assert count_open_places(store) == 0
+    assert look_at_promotion(store, gate.id).outcomes == 3
 
 
 def test_an_open_promotion_is_not_routed_and_the_model_does_not_score_it(judged_store, trained_model):

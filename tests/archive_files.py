@@ -240,6 +240,15 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             return sides | bound | (outcome if i % 4 else undecided)
         case "automation":
             return {"project_id": f"project-{i}", "state": ("running", "paused", "stopped")[i % 3], "after_decision": i}
+        case "promotions":
+            tag = {"tag": text, "outcomes": 3, "win_rate": 0.1, "low": 0.0, "high": 0.5, "is_regression": i % 2 == 0}
+            more = {"counts": {text[:30]: i}, "length_controlled": {"value": 0.5} if i % 2 else None, "tags": [tag]}
+            decision = ("promote", "reject", "undecided")[i % 3]
+            numbers = {"win_rate": None if i % 2 else 1e-310, "low": 0.1, "high": 1.0}
+            numbers |= {"evidence_for": 1e-310, "evidence_against": 3.0}
+            return {"settings": {text[:30]: [1, None, "é\u0000"]}, "decision": decision} | more | numbers
+        case "promotion_draws":
+            return {"n": i, "prediction": None if i % 2 else 1e-310}
         case "alerts":
             return {"figures": {text[:30]: 0.1}}
         case "tokens":

@@ -113,6 +113,15 @@ def test_prediction_powered_intervals_are_measured_against_plain_ones(shared_dat
         assert 0 < figures[f"width_ratio{word}"] < 1.5
 
 
+def test_promotions_are_simulated_at_true_win_rates_with_real_predictions(shared_data, tiny_model):
+    figures = quick("promotion.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    assert 0 < figures["wrong"] < 0.2  # of 60 runs, the worst of several win rates and kinds of predictions
+    shares = [value for key, value in figures.items() if key.startswith("size_share.at_")]
+    assert figures["size_share"] == pytest.approx(sum(shares) / len(shares))
+    assert 0 < figures["size_share_ppi"] < 1
+    assert figures["power"] > 0.6
+
+
 def test_labels_that_acquisition_rules_need_are_counted_on_real_votes(shared_data, tiny_model):
     flags = "--data", str(shared_data), "--backbone", str(tiny_model), "--sets", "mt_bench", "--rules", "auto"
     figures = quick("label_efficiency.py", *flags)

@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -20,14 +22,15 @@ from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.policies import read_lineage
+from rlhf_hitl.store.promotions import list_promotions
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.tables import places, reward_models
-from rlhf_hitl.types import Message, Prompt, Role
+from rlhf_hitl.types import Answer, Message, Prompt, Role, Split, Verdict
 
 SMALL = {
     "prompts_per_round": 24,
@@ -39,7 +42,8 @@ SMALL = {
     "dpo_prompts": 2,
     "ppo_steps": 1,
     "ppo_rollouts": 4,
-    "gate_prompts": 2,
+    "gate_prompts": 8,
+    "gate_judgments": 6,
 }
 STEPS = ["sample", "route", "review", "label", "train_reward", "evaluate", "gate", "dpo", "ppo", "promote"]
 
@@ -73,6 +77,9 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
     assert by_step[2, "route"]["reward_model_id"] == by_step[1, "train_reward"]["reward_model_id"]
     assert sum(by_step[2, "route"]["routes"].values()) == by_step[2, "route"]["scored"] > 0
     assert by_step[2, "sample"]["policy"] == by_step[1, "promote"]["policy"]
+    # Raters are asked once for each thing: what they judged for a promotion is in no review.
+    assert [by_step[n, "review"]["judgments"] for n in (1, 2)] == [22, 22]
+    assert all(by_step[n, "promote"]["simulated"] and by_step[n, "promote"]["outcomes"] for n in (1, 2))
     assert by_step[2, "train_reward"]["train_votes"] > by_step[1, "train_reward"]["train_votes"]
     assert set(result["report"]["figures"]) == {
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
@@ -166,6 +173,38 @@ def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompt
     assert not any(j.simulated for j in read_judgments(prompts))
 
 
+def test_raters_decide_what_a_round_promotes(judged_store, trained_model, tiny_model, tmp_path):
+    tuned = shutil.copytree(tiny_model, tmp_path / "tuned")
+    finish_step(judged_store, 1, "ppo", {"policy": str(tuned)}, 0.0)  # the same weights, answering otherwise
+    new = [Prompt.create((Message("user", f"please write about the sea {i}"),), {}, Split.HELDOUT) for i in range(30)]
+    with judged_store.write() as conn:
+        insert_prompts(judged_store, conn, new)
+    nora, reported = people.add_rater(judged_store, "nora", Role.RATER).id, []
+
+    def prefer_the_tuned_one(progress):
+        reported.append(str(progress))
+        lease = queue.lease(judged_store, nora, seconds=1800)
+        best, worst = sorted(lease.comparison.completions, key=lambda c: c.policy != "tuned")
+        queue.submit(judged_store, lease.id, nora, Answer(Verdict.RANKED, ((best.id,), (worst.id,))))
+
+    loop = loop_of(judged_store, tiny_model, tmp_path, on_wait=prefer_the_tuned_one, gate_prompts=30, gate_judgments=20)
+    counted = loop.make_round_steps(2)._count_judgments_since(0)
+    result = loop.make_round_steps(1).promote()
+    assert (result["promoted"], result["policy"], result["decision"]) == (True, str(tuned), "promote")
+    assert "shown to win more than half" in result["reason"]
+    assert not result["simulated"]
+    assert result["counts"]["fresh"] == 10
+    assert reported[0] == "round 1: promotion: 0 of at most 20 outcomes; raters have not judged yet"
+    assert len(reported) == result["judgments"] < 20
+    # As if killed before the store knew that the step was done: nobody is asked again.
+    again = loop.make_round_steps(1).promote()
+    assert {k: v for k, v in again.items() if k != "machine_seconds"} == {
+        k: v for k, v in result.items() if k != "machine_seconds"
+    }
+    assert len(reported) == result["judgments"]
+    assert loop.make_round_steps(2)._count_judgments_since(0) == counted, "the next review counts its own"
+
+
 # --- killed at every stage
 
 #: For each step a function that its work passes through in its middle: the module, and the name in it.
@@ -177,11 +216,12 @@ MIDDLES = {
     "train_reward": ("rlhf_hitl.reward.training.head_training", "save_head"),
     "evaluate": ("rlhf_hitl.reward.model_card", "add_evaluation_to_card"),
     "dpo": ("rlhf_hitl.policy.dpo", "save_policy"),
+    "promote": ("rlhf_hitl.simulate", "simulate_answer"),
 }
 #: When steps are killed that are not killed three times: they take longest, or have no middle.
 MOMENTS = {
-    **dict.fromkeys(("label", "evaluate", "dpo"), ("middle", "done")),
-    **dict.fromkeys(("gate", "ppo", "promote"), ("done",)),
+    **dict.fromkeys(("label", "evaluate", "dpo", "promote"), ("middle", "done")),
+    **dict.fromkeys(("gate", "ppo"), ("done",)),
 }
 #: A round without a reward model, and one with all that a round may do; the third is tuned least, for it takes longest.
 ROUNDS = (SMALL | {"ppo_steps": 0, "dpo_pairs": 0}, SMALL)
@@ -191,7 +231,10 @@ def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: st
     """Run the loop in a process that kills itself at a moment of a step of its last round; "" of none."""
     import importlib
 
-    from rlhf_hitl.loop import runner
+    from rlhf_hitl.loop import runner, steps
+
+    # The same folders in both loops, for the name of a policy is in the ids of what raters compare.
+    steps.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
 
     def die(*_args, **_kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -206,7 +249,7 @@ def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: st
             patched = importlib.import_module(module)
             real, calls = getattr(patched, name), iter(range(100))
             setattr(patched, name, lambda *args, **kwargs: real(*args, **kwargs) if next(calls) < 2 else die())
-            if step not in ("route", "review"):  # what is done once
+            if step not in ("route", "review", "promote"):  # what is done once
                 setattr(patched, name, lambda *args, **kwargs: die(real(*args, **kwargs)))
 
     finish = runner.finish_step
@@ -244,6 +287,7 @@ def read_final_state(store, workspace: Path) -> dict:
         "models": [m.id for m in list_reward_models(store)],
         "scores": [s for m in list_reward_models(store) for s in read_scores(store, m.id)],
         "labels": read_labels(store),
+        "promotions": [replace(p, opened_at=None, decided_at=None, settings={}) for p in list_promotions(store)],
         "policies": [hash_weights(Path(path)) for path in policies],
         "folders": len(list((workspace / "policies").glob("*"))),
     }
@@ -295,7 +339,9 @@ def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_was_not(prompts, 
         for name in expected:
             assert ended[name] == expected[name], name
         judged = [(j.rater_id, j.comparison_id) for j in read_judgments(ours)]
-        assert len(set(judged)) == len(judged) == 2 * SMALL["judgments_per_round"]
+        [promotion] = list_promotions(ours)
+        assert len(set(judged)) == len(judged) == 2 * SMALL["judgments_per_round"] + promotion.judgments
+        assert 0 < promotion.judgments <= SMALL["gate_judgments"]
         # A step that was finished was not begun again: it ran once more for each time that it was killed within it.
         runs = Counter(r.step for r in read_runs(ours) if r.round == 2)
         within = Counter(step for step, moment in kills if moment != "begun")

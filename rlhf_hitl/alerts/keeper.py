@@ -1,4 +1,4 @@
-"""Look at audits and alerts: once, or again and again while a server runs."""
+"""Look at audits, promotions and alerts: once, or again and again while a server runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ log = logging.getLogger("rlhf_hitl.alerts")
 
 
 def look(store: Store, settings: Settings, config: AlertConfig, *, leave_out: Iterable[str] = ()) -> list[Alert]:
-    """Count what raters have audited, stop automation where that breaks the bound, and raise and clear alerts.
+    """Count what raters have audited, stop automation where that breaks the bound, decide promotions, and raise and
+    clear alerts.
 
     It may be called at any time and by several processes. Returns the alerts that are new, of which it has told.
 
@@ -32,9 +33,11 @@ def look(store: Store, settings: Settings, config: AlertConfig, *, leave_out: It
     """
     from rlhf_hitl.alerts.delivery import log_alerts, mail_alerts
     from rlhf_hitl.alerts.rules import RULES, find_alerts
+    from rlhf_hitl.policy.promotion_votes import watch_promotions
     from rlhf_hitl.routing.audit import watch_audits
 
     watch_audits(store)
+    watch_promotions(store)
     left_out = set(leave_out)
     found = find_alerts(store, settings, config.rules, leave_out=left_out)
     # One whose rule was taken out of the file is cleared.
@@ -78,6 +81,7 @@ class AlertKeeper:
         return look(self.store, self.settings, self.config, leave_out=left_out)
 
     def _run(self) -> None:
+        from rlhf_hitl.policy.promotion_votes import watch_promotions
         from rlhf_hitl.routing.audit import watch_audits
 
         look_from = 0.0
@@ -89,6 +93,7 @@ class AlertKeeper:
                     look_from = begun + PAUSE_TIMES * (time.monotonic() - begun)
                 else:
                     watch_audits(self.store)  # what may stop automation is watched every time
+                    watch_promotions(self.store)
             except Exception as e:  # of any kind: the thread has to go on
                 log.error("alerts cannot be looked at", exc_info=e)
 

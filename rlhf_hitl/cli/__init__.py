@@ -36,7 +36,8 @@ from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
     "quickstart", "serve", "data", "generate", "train_reward", "route", "learn", "automation", "evaluate",
-    "train_policy", "loop", "policies", "report", "alerts", "audit", "slices", "raters", "judges", "labels", "projects",
+    "train_policy", "promote", "loop", "policies", "report", "alerts", "audit", "slices", "raters", "judges", "labels",
+    "projects",
     "guidelines", "tutorial", "golds", "assignments", "tokens", "webhooks", "models",
 )  # fmt: skip
 

@@ -59,7 +59,7 @@ def run_loop_command(
 
         load_rules(checked.routing, "routing:")  # what cannot be used is reported before anything is done
     from rlhf_hitl.kpis import compute_kpi_report
-    from rlhf_hitl.loop import Loop, ReviewProgress
+    from rlhf_hitl.loop import Loop, PromotionProgress, ReviewProgress
     from rlhf_hitl.models import locate_model_folder
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.loop_steps import read_finished_steps
@@ -72,7 +72,7 @@ def run_loop_command(
     _import_bundled_set_if_empty(opened)
     printed = ""
 
-    def wait(progress: ReviewProgress) -> None:
+    def wait(progress: ReviewProgress | PromotionProgress) -> None:
         nonlocal printed
         if printed != str(progress):
             printed = str(progress)
@@ -80,7 +80,7 @@ def run_loop_command(
         time.sleep(2)
 
     def print_step(line: str) -> None:
-        print_note(line + (" (simulated raters)" if simulate and line.endswith("review") else ""))
+        print_note(line + (" (simulated raters)" if simulate and line.endswith(("review", "promote")) else ""))
 
     runner = Loop(opened, settings, checked, on_wait=None if simulate else wait, on_step=print_step)
     steps = runner.run(rounds)
@@ -136,7 +136,8 @@ def _summarise_rounds(store: Store, steps: dict[tuple[int, str], dict[str, Any]]
         if step == "train_reward":
             rows.append((f"round {n}", f"reward model {describe_model(store, result['reward_model_id'])}"))
         if step == "promote":
-            rows.append((f"round {n}", f"policy {result['policy']} ({'promoted' if result['promoted'] else 'kept'})"))
+            kept = "promoted" if result["promoted"] else "kept"
+            rows.append((f"round {n}", f"policy {result['policy']} ({kept}: {result.get('reason', '')})"))
     return make_table("Rounds", rows)
 
 

@@ -38,7 +38,12 @@ class LoopConfig(BaseModel):
     ppo_rollouts: int = Field(default=8, ge=2)
     # Nothing is tuned on a reward model whose accuracy on held-out labels is shown to be below this.
     gate_accuracy: float = Field(default=0.5, ge=0, le=1)
-    gate_prompts: int = Field(default=6, ge=1)
+    # The tuned policy is promoted where raters are shown to prefer it to the old one, on held-out prompts.
+    gate_prompts: int = Field(default=40, ge=1)  # both policies answer so many at most
+    gate_judgments: int = Field(default=40, ge=1)  # raters compare the answers to so many of them at most
+    gate_gain: float = Field(default=0.1, gt=0, lt=0.5)  # rejected once a win rate of 1/2 and this is ruled out
+    gate_alpha: float = Field(default=0.05, gt=0, lt=1)  # chance to promote what is no better, at most
+    gate_beta: float = Field(default=0.1, gt=0, lt=1)  # chance to reject what is better by gate_gain, at most
     label_model: LabelModelName = DEFAULT_LABEL_MODEL  # how votes become labels
     skip_bad: bool = False  # leave out and count what a chat template refuses or makes the same
     seed: int = 0

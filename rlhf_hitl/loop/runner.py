@@ -14,7 +14,8 @@ from typing import Any
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.loop.config import LoopConfig
-from rlhf_hitl.loop.steps import ReviewProgress, RewardModelCache, RoundSteps
+from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
+from rlhf_hitl.loop.steps import RewardModelCache, RoundSteps
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.runs import record_run
@@ -49,7 +50,7 @@ class Loop:
         settings: Settings,
         config: LoopConfig,
         *,
-        on_wait: Callable[[ReviewProgress], None] | None,
+        on_wait: Callable[[ReviewProgress | PromotionProgress], None] | None,
         on_step: Callable[[str], None],
     ):
         self.store, self.settings, self.config, self.on_wait, self.on_step = store, settings, config, on_wait, on_step
@@ -72,9 +73,9 @@ class Loop:
                     continue
                 self.on_step(f"round {round}: {name}")
                 start = time.monotonic()
-                # In a review people work, and not the machine.
-                is_review = do_step is RoundSteps.review
-                with nullcontext() if is_review else record_run(self.store, "loop", round=round, step=name):
+                # Where people work the machine does not: a promotion records what it does before they begin.
+                waits = do_step in (RoundSteps.review, RoundSteps.promote)
+                with nullcontext() if waits else record_run(self.store, "loop", round=round, step=name):
                     result = do_step(steps)
                 for halted in result.get("halted", ()):
                     self.on_step(f"round {round}: nothing is accepted: {halted}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +15,20 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.checks import check_raters
 from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.loop.config import LoopConfig
+from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.promotions import Promotion, list_comparisons_of_promotions
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
+from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Comparison, Completion, Prompt, Split
-from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
-
-
-@dataclass(frozen=True)
-class ReviewProgress:
-    """How many of the judgments that a round wants from raters are made."""
-
-    round: int
-    done: int
-    wanted: int
-
-    def __str__(self) -> str:
-        wanted = say_count(self.wanted, "judgment")
-        return f"round {self.round}: {self.done:,} of {wanted}; raters make them at `rlhf-hitl serve`"
 
 
 class RewardModelCache:
@@ -82,7 +71,7 @@ class RoundSteps:
         config: LoopConfig,
         round: int,
         reward_models: RewardModelCache,
-        on_wait: Callable[[ReviewProgress], None] | None,
+        on_wait: Callable[[ReviewProgress | PromotionProgress], None] | None,
     ):
         self.store, self.settings, self.config, self.round = store, settings, config, round
         self.reward_models, self.on_wait = reward_models, on_wait
@@ -272,25 +261,36 @@ class RoundSteps:
         return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
-        """Promote the tuned policy if its answers to held-out prompts have a higher mean reward than the old one's.
+        """Have raters compare the tuned policy with the old one, blind, and promote it where they prefer it.
 
-        The reward model is the one it was tuned on, so this gate stops a broken policy and not an over-optimised one:
-        that takes raters.
+        Where that is not shown, the old policy is kept: it was rejected, or the prompts were too few to decide.
         """
+        from rlhf_hitl.policy.promotion_votes import wait_for_decision
+
         before, after = self._find_starting_policy(), self._read_result("ppo")["policy"]
-        if before == after:
-            return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
-        prompts = list_prompts(self.store, split=Split.HELDOUT)
-        random.Random(self.seed).shuffle(prompts)
-        prompts = prompts[: self.config.gate_prompts]
-        reward_before, reward_after = (self._measure_mean_reward(policy, prompts) for policy in (before, after))
-        promoted = reward_after is not None and (reward_before is None or reward_after > reward_before)
+        began = time.monotonic()
+        with record_run(self.store, "loop", round=self.round, step="promote"):  # without the time of raters
+            opened = self._start_promotion(after, before)
+        seconds = time.monotonic() - began
+        if isinstance(opened, str):
+            return {"policy": before, "promoted": False, "reason": opened, "machine_seconds": seconds}
+
+        def let_raters_judge(promotion: Promotion) -> bool:
+            if self.on_wait is None:
+                return judge_queue(self.store, 1) > 0
+            self.on_wait(PromotionProgress(self.round, promotion))
+            return True
+
+        found = wait_for_decision(self.store, opened.id, let_raters_judge)
+        figures = ("outcomes", "judgments", "win_rate", "low", "high", "counts", "regressions", "simulated", "reason")
         return {
-            "policy": after if promoted else before,
-            "promoted": promoted,
-            "heldout_reward_before": reward_before,
-            "heldout_reward_after": reward_after,
-            "prompts": len(prompts),
+            "policy": after if found.is_promoted else before,
+            "promoted": found.is_promoted,
+            "promotion": found.id,
+            "decision": found.decision.value,
+            **{name: getattr(found, name) for name in figures},
+            "length_controlled": found.length_controlled,
+            "machine_seconds": seconds,
         }
 
     # What the steps share.
@@ -355,25 +355,41 @@ class RoundSteps:
             seed=self.seed,
         )
 
-    def _measure_mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
-        """Return the mean reward of a policy's answers; None if it answers nothing."""
-        from rlhf_hitl.policy.generation import sample_completions
-        from rlhf_hitl.policy.sampling import Sampling
-        from rlhf_hitl.reward.rendering import Conversation
+    def _start_promotion(self, new: str, old: str) -> Promotion | str:
+        """Return the promotion of this round, opened now or by an attempt that was stopped; or why there is none."""
+        from rlhf_hitl.policy.promotion import NoPrompts, PromotionSettings, start_promotion
 
-        sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self.seed)
-        by_id = {p.id: p for p in prompts}
-        completions = sample_completions(policy, prompts, [sampling], skip_bad=self.config.skip_bad)
-        model = self._require_trained_model()
-        chats = [Conversation(by_id[c.prompt_id].messages, c.messages, by_id[c.prompt_id].tools) for c in completions]
-        readable = [chat for chat in chats if model.find_problem([chat]) is None]
-        return float(model.rewards(readable, keep=False).mean()) if readable else None
+        if new == old:
+            return "nothing was tuned"
+        settings = PromotionSettings(
+            judged=self.config.gate_judgments,
+            prompts=self.config.gate_prompts,
+            least_gain=self.config.gate_gain,
+            alpha=self.config.gate_alpha,
+            beta=self.config.gate_beta,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self.seed,
+        )
+        try:
+            return start_promotion(
+                self.store,
+                new,
+                old,
+                settings,
+                reward_model=self._require_trained_model(),
+                simulated=self.on_wait is None,
+                round=self.round,
+                skip_bad=self.config.skip_bad,
+            )
+        except NoPrompts as e:
+            return str(e)
 
     def _count_judgments_since(self, revision: int) -> int:
+        of_promotions = list_comparisons_of_promotions(self.store)  # they were asked for something else
         return sum(
             not j.source
             for j in read_judgments(self.store, after=revision, current=False, repeats=False)
-            if not j.supersedes
+            if not j.supersedes and j.comparison_id not in of_promotions
         )
 
     def _has_open_places(self) -> bool:

@@ -95,7 +95,7 @@ def route_pool(
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
     sent = find_sent_by_leads(store)
-    waiting = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
+    waiting = {c.id: c for c in find_comparisons(store, judged_by_people=False, promotions=False, ids=comparison_ids)}
     pool = {id: c for id, c in waiting.items() if id not in sent}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)

@@ -52,7 +52,8 @@ class ScoringSummary:
 def score_pool(
     store: Store, model: RewardModel, *, part: int = 0, parts: int = 1, comparison_ids: Collection[str] | None = None
 ) -> ScoringSummary:
-    """Score every comparison that no person has judged and that this model has not scored, and keep the scores.
+    """Score every comparison that no person has judged and that this model has not scored, and keep the scores. Those
+    of promotions are left out: raters judge them whatever a model says.
 
     A comparison that the model cannot read, or whose completions it reads as the same tokens, is left to raters: a
     completion without text has no reward, and a margin of 0 that the chat template made is none. Comparisons are read
@@ -65,7 +66,8 @@ def score_pool(
     """
     scored, margins, uncertainties, left_out = 0, 0.0, 0.0, LeftOut("comparison")
     doubts = Doubts()
-    waiting = find_comparisons(store, judged_by_people=False, unscored_by=model.id, ids=comparison_ids)
+    unscored = {"judged_by_people": False, "unscored_by": model.id}
+    waiting = find_comparisons(store, **unscored, promotions=False, ids=comparison_ids)
     own_part = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(own_part, CHUNK)):

@@ -4,6 +4,8 @@
 - `agreement`: how far raters agree, corrected for chance, with intervals clustered by comparison
 - `logistic`: what votes depend on, with errors clustered by prompt
 - `paired`: a test that compares two models on the same examples
+- `confidence_sequence`: an error rate that is watched for ever; `sequential`: the test of a win rate that ends once it
+  is decided; `length_controlled` and `tag_regressions`: what else is said of a win rate
 - `calibration`: whether probabilities are as often right as they say
 - `davidson`: ties in pairwise comparisons
 - `vote_outcomes`: the nine outcomes of a vote on a pair

@@ -15,6 +15,7 @@ from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.images import keep_images
 from rlhf_hitl.store.known_names import KnownNames
+from rlhf_hitl.store.service_tables import promotion_draws
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
 from rlhf_hitl.types import (
     Comparison,
@@ -227,6 +228,7 @@ def find_comparisons(
     project: str | None = None,
     ids: Collection[str] | None = None,
     repeats: bool = False,
+    promotions: bool = True,
     after: str = "",
     limit: int | None = None,
 ) -> Iterator[Comparison]:
@@ -237,6 +239,7 @@ def find_comparisons(
             judge's.
         unscored_by: only those without a score of this reward model.
         repeats: also hidden repeats and golds (`measures_raters`).
+        promotions: False leaves out those that raters judge for a promotion: nobody else routes them.
         after: only those whose id comes after this one.
         limit: the most comparisons to return.
     """
@@ -255,6 +258,8 @@ def find_comparisons(
         query = query.where(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
         )
+    if not promotions:
+        query = query.where(~sa.exists().where(promotion_draws.c.comparison_id == comparisons.c.id))
     if ids is not None:
         remaining_ids = iter(sorted(set(ids)))
         while chunk := list(islice(remaining_ids, ROWS_PER_QUERY)):

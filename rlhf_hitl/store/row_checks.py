@@ -41,6 +41,7 @@ from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.images import is_image_id
 from rlhf_hitl.types.messages import messages_to_dicts, parse_messages, parse_tools
 from rlhf_hitl.types.projects import RationaleRequirement, ReasoningDisplay, ScoreRequirement
+from rlhf_hitl.types.promotions import Decision
 from rlhf_hitl.types.splits import hash_prompt_family
 
 Check = Callable[[Any], bool]
@@ -128,6 +129,17 @@ def _are_probabilities(value: Any) -> bool:
         and len(value) == 3
         and all(type(p) in (int, float) and 0 <= p <= 1 for p in value)
         and abs(sum(value) - 1) < 1e-6
+    )
+
+
+def _is_tag_win_rate(value: Any) -> bool:
+    """Whether this is the win rate of a tag as a promotion keeps it."""
+    numbers = ("outcomes", "win_rate", "low", "high", "is_regression")
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"tag", *numbers}
+        and isinstance(value["tag"], str)
+        and all(isinstance(value[name], (int, float)) for name in numbers)
     )
 
 
@@ -264,6 +276,21 @@ CHECKS: dict[str, Check] = {
     "policies.method": _one_of(PolicyMethod),
     "policies.round": _is_count,
     "policies.settings_digest": lambda value: re.fullmatch(r"([0-9a-f]{64})?", value) is not None,
+    "promotions.round": _is_count,
+    "promotions.settings": _is_object,
+    "promotions.decision": _one_of(Decision),
+    "promotions.outcomes": _is_count,
+    "promotions.judgments": _is_count,
+    "promotions.win_rate": _between(0, 1),
+    "promotions.low": _between(0, 1),
+    "promotions.high": _between(0, 1),
+    "promotions.evidence_for": _between(0, math.inf),
+    "promotions.evidence_against": _between(0, math.inf),
+    "promotions.counts": _is_object_of_numbers,
+    "promotions.length_controlled": _is_object_of_numbers,
+    "promotions.tags": lambda value: isinstance(value, list) and all(map(_is_tag_win_rate, value)),
+    "promotion_draws.n": _is_count,
+    "promotion_draws.prediction": _between(0, 1),
     "webhooks.events": _are_words(Event),
     "deliveries.event": _one_of(Event),
     "deliveries.attempts": _is_count,

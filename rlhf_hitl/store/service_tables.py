@@ -1,5 +1,5 @@
-"""The tables beside the work itself: access, the audit log, webhooks, policies, automation and alerts, imports that
-wait, and the store's own keys.
+"""The tables beside the work itself: access, the audit log, webhooks, policies, promotions, automation and alerts,
+imports that wait, and the store's own keys.
 
 `tables.py` has the others.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     Float,
     ForeignKey,
@@ -180,6 +181,49 @@ live_learning = Table(
     Column("reward_model_id", String(40), nullable=False),  # the model that was trained; empty: there is none yet
     Column("revision", Integer, nullable=False),  # the newest judgment that the order of the queue knows
     Column("state", JSON, nullable=False),
+)
+
+# Raters compare a new policy with an old one, blind, until a sequential test is decided (`policy/promotion.py`).
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("new_policy", String(500), nullable=False),  # as completions name it
+    Column("old_policy", String(500), nullable=False),
+    Column("reward_model_id", ForeignKey("reward_models.id")),  # whose word helps; null: nobody's
+    Column("round", Integer),  # of the loop; null: outside it
+    Column("settings", JSON, nullable=False),
+    Column("simulated", Boolean, nullable=False),  # true: simulated raters decide, and nobody else's votes are missing
+    Column("opened_at", Utc, nullable=False),
+    Column("decided_at", Utc),  # null: it is open
+    Column("decision", String(20), nullable=False),  # promote, reject, undecided
+    Column("reason", Text, nullable=False),
+    # What the outcomes so far say, as of the last look; of a decided one, as of its last outcome.
+    Column("outcomes", Integer, nullable=False),
+    Column("judgments", Integer, nullable=False),
+    Column("win_rate", Float),  # null: there is no outcome
+    Column("low", Float, nullable=False),
+    Column("high", Float, nullable=False),
+    Column("evidence_for", Float, nullable=False),
+    Column("evidence_against", Float, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("length_controlled", JSON(none_as_null=True)),
+    Column("tags", JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# The prompts of a promotion in the order in which they are drawn, with what both policies answered.
+promotion_draws = Table(
+    "promotion_draws",
+    metadata,
+    Column("promotion_id", ForeignKey("promotions.id"), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("prompt_id", ForeignKey("prompts.id"), nullable=False),
+    Column("new_completion", ForeignKey("completions.id"), nullable=False),
+    Column("old_completion", ForeignKey("completions.id"), nullable=False),
+    Column("comparison_id", ForeignKey("comparisons.id")),  # null: nobody is asked
+    Column("prediction", Float),  # the reward model's, of the new one's win rate, before the first vote
+    Index("promotion_draws_by_comparison", "comparison_id"),
 )
 
 imports = Table(

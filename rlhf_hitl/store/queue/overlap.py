@@ -27,6 +27,7 @@ from rlhf_hitl.store.comparisons import compute_queue_position, find_free_number
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.locks import lock_comparison
 from rlhf_hitl.store.queue.places import is_free
+from rlhf_hitl.store.service_tables import promotion_draws
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, places, projects
 from rlhf_hitl.types import Escalation, OverlapRule, Role, Route
 
@@ -44,6 +45,9 @@ def select_overlap_rule(lane_id: sa.ColumnElement[int]) -> sa.ScalarSelect[Any]:
     """Return the overlap rule of the project that a lane is of; null where overlap is fixed."""
     query = sa.select(projects.c.overlap_rule).join(lanes, lanes.c.project_id == projects.c.id)
     return query.where(lanes.c.id == lane_id).scalar_subquery()
+
+
+_OF_PROMOTION = sa.select(promotion_draws.c.n).where(promotion_draws.c.comparison_id == sa.bindparam("comparison"))
 
 
 def reconsider_overlap(
@@ -64,6 +68,8 @@ def reconsider_overlap(
         rule: `OverlapRule` as its project has it.
         new: the row of a judgment that is not in the store yet, but whose place is filled.
     """
+    if conn.execute(_OF_PROMOTION, {"comparison": comparison_id}).first() is not None:
+        return None  # it gets as many votes as its promotion asks for
     belief = believe(conn, comparison_id, new)
     if belief is None:
         return None

@@ -23,6 +23,7 @@ import logging
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ class Task:
         return float(weight * np.log((np.exp(reference) * np.exp(self.rewards / weight)).sum(1)).mean())
 
 
-def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int) -> dict[str, float | list[float]]:
+def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int) -> dict[str, Any]:
     """Train one policy. Returns its share of the optimum, its exact KL and each step's error in standard errors."""
     task, name = Task(seed), f"{seed}-{weight:g}"
     config = PPOConfig(

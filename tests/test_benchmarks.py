@@ -130,6 +130,13 @@ def test_labels_that_acquisition_rules_need_are_counted_on_real_votes(shared_dat
     assert figures["mt_bench.label_share.low"] <= figures["mt_bench.label_share.high"]
 
 
+def test_ppo_comes_near_a_known_optimum_and_estimates_its_kl():
+    figures = quick("ppo_toy.py")
+    assert 0.5 < figures["optimal_share"] <= 1
+    assert figures["kl_high_weight"] < figures["kl_low_weight"]
+    assert 0 < figures["kl_error"] < 3
+
+
 def test_ordering_a_pool_is_timed():
     figures = quick("route_scale.py")
     assert figures["seconds"] == max(

@@ -146,8 +146,9 @@ class ActorCritic(nn.Module):
 
     def _project(self, states: Tensor) -> Tensor:
         """Return float32 logits at the sampling temperature. Some models scale or cap what their output layer gives."""
-        config, layer = _read_text_config(self.policy), self.policy.get_base_model().get_output_embeddings()
-        logits = layer(states).float()  # type: ignore[operator]
+        config = _read_text_config(self.policy)
+        layer: Any = self.policy.get_base_model().get_output_embeddings()  # type: ignore[operator]
+        logits = layer(states).float()
         logits = logits * (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = cap * torch.tanh(logits / cap)
@@ -208,4 +209,5 @@ class ActorCritic(nn.Module):
 
 
 def _read_text_config(policy: PeftModel) -> Any:
-    return policy.get_base_model().config.get_text_config()
+    config: Any = policy.config
+    return config.get_text_config()

@@ -138,13 +138,14 @@ class RolloutSampler:
         texts = [self.reader.decode(a, eos) for a in answers]
         rewards, readable = self._score(prompts, texts)
         ended, empty = [a[-1] in eos for a in answers], [not text for text in texts]
-        columns = (torch.tensor(x, dtype=torch.float32) for x in (rewards, readable, ended, empty))
+        device = self.accelerator.device
+        columns = [torch.tensor(x, dtype=torch.float32).to(device) for x in (rewards, readable, ended, empty)]
         figures = None
         if sum(len(part) for part, _ in read) == len(rows):
             figures = TokenFigures.zeros(batch)
             for part, found in read:
                 figures.set_rows(torch.tensor(part), found)
-        return Rollouts(prompts, texts, batch, *(x.to(self.accelerator.device) for x in columns), figures)
+        return Rollouts(prompts, texts, batch, columns[0], columns[1], columns[2], columns[3], figures)
 
     def choose_prompts(self, step: int) -> list[int]:
         """Return indices of a step's prompts over all processes: the next ones of passes through shuffled prompts."""

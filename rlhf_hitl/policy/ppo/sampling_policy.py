@@ -40,8 +40,8 @@ class SamplingPolicy:
         for name, module in policy.get_base_model().named_modules():
             if hasattr(module, "get_delta_weight") and "default" in module.lora_A:  # type: ignore[operator]
                 target: Any = self._copy.get_submodule(name)
-                weight: Any = module.base_layer.weight
-                target.weight.copy_(weight.float() + module.get_delta_weight("default").float())  # type: ignore[operator]
+                layer: Any = module.base_layer
+                target.weight.copy_(layer.weight.float() + module.get_delta_weight("default").float())  # type: ignore[operator]
         return self._copy
 
 

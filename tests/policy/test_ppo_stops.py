@@ -1,0 +1,252 @@
+"""PPO that stops, is stopped, goes on, and runs in two processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from forked_processes import ForkedProcess, run_module, run_on_two_processes
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.trainer import PPOTrainer, train_ppo
+from rlhf_hitl.types import Message, Prompt, Split
+
+TRAIN = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
+
+
+def settings(policy, out, **more):
+    base = {
+        "model_name_or_path": str(policy), "output_dir": str(out), "steps": 4, "rollouts": 8, "minibatch": 4,
+        "max_new_tokens": 6, "learning_rate": 1e-3, "precision": "float32", "save": "adapter",
+    }  # fmt: skip
+    return PPOConfig(**(base | more))
+
+
+def count_ascii(chats):
+    return np.array([10 * sum(c.isascii() for c in chat.completion[-1].content) for chat in chats], dtype=np.float32)
+
+
+def read_adapter(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def has_learnt(folder):
+    return any(weight.abs().max() > 0 for name, weight in read_adapter(folder).items() if "lora_B" in name)
+
+
+def test_an_update_ends_before_the_minibatch_that_is_too_far_from_what_sampled(policy, tmp_path):
+    config = settings(policy, tmp_path / "a", epochs=4, minibatch=2, learning_rate=0.02, max_update_kl=0.01)
+    held = PPOTrainer(config, TRAIN, count_ascii).run_step(0)
+    assert 0 < held["updates"] < 16
+    config = settings(policy, tmp_path / "b", epochs=4, minibatch=2, learning_rate=0.02, max_update_kl=1e9)
+    free = PPOTrainer(config, TRAIN, count_ascii).run_step(0)
+    assert free["updates"] == 16
+    assert free["approx_kl"] > 0.01
+
+
+def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(policy, tmp_path):
+    config = settings(
+        policy, tmp_path / "out", learning_rate=0.05, max_kl=0.5, max_update_kl=1e9, warmup_steps=0, steps=6, epochs=2
+    )
+    trainer = PPOTrainer(config, TRAIN, count_ascii)
+    good = []
+    trainer.observe = lambda *seen: good.append(trainer.model.copy_trainable())
+    result = trainer.run()
+    assert "more than max_kl 0.5" in result.stopped
+    *kept, last = result.history
+    assert last["kl"] > 0.5 >= max(f["kl"] for f in kept)
+    card = json.loads((result.folder / TRAINING_CARD).read_text())
+    assert card["stopped"] == result.stopped
+    assert result.stopped in (result.folder / "README.md").read_text()
+    saved = read_adapter(result.folder)
+    for name, weight in good[-1].items():
+        if "lora" in name:
+            key = name.removeprefix("policy.").replace(".default", "")
+            torch.testing.assert_close(saved[key], weight, atol=0, rtol=0)
+
+
+def test_a_reward_that_is_no_number_is_refused_at_first_and_stops_the_run_later(policy, tmp_path):
+    calls = []
+
+    def fails(at):
+        def reward(chats):
+            calls.append(len(chats))
+            return count_ascii(chats) if len(calls) != at else np.full(len(chats), math.inf)
+
+        return reward
+
+    with pytest.raises(BadInput, match="8 of 8 rewards not finite"):
+        train_ppo(settings(policy, tmp_path / "a"), TRAIN, fails(1))
+    calls.clear()
+    result = train_ppo(settings(policy, tmp_path / "b"), TRAIN, fails(3))
+    assert result.stopped == "the reward is inf"
+    assert len(result.history) == 3
+    assert has_learnt(result.folder), "of the first step"
+
+
+def test_a_loss_that_is_no_number_is_not_learnt_from(policy, tmp_path):
+    trainer = PPOTrainer(settings(policy, tmp_path / "out"), TRAIN, count_ascii)
+    update = trainer.updater.update
+
+    def spoil(experience, step):
+        if step == 1:
+            experience.advantages[0, 0] = math.nan
+        return update(experience, step)
+
+    trainer.updater.update = spoil
+    result = trainer.run()
+    assert result.stopped == "the policy loss is nan"
+    assert all(weight.isfinite().all() for weight in read_adapter(result.folder).values())
+
+
+def test_an_observer_sees_each_step_and_may_stop_the_run(policy, tmp_path):
+    seen = []
+
+    def observe(step, prompts, texts, rewards, figures):
+        seen.append((step, len(prompts), len(texts), rewards.shape, figures["reward"]))
+        return "gold falls" if step == 2 else None
+
+    result = train_ppo(settings(policy, tmp_path / "out"), TRAIN, count_ascii, observe=observe)
+    assert result.stopped == "gold falls"
+    assert [s[:4] for s in seen] == [(i, 8, 8, (8,)) for i in range(3)]
+    assert [s[4] for s in seen] == [f["reward"] for f in result.history]
+
+
+def test_learning_rates_rise_and_fall(policy, tmp_path):
+    rates = PPOTrainer(settings(policy, tmp_path / "o", warmup_steps=1, learning_rate=1.0), TRAIN, count_ascii).updater
+    assert [rates.compute_learning_rates(step)[0] for step in range(4)] == pytest.approx([0.5, 0.75, 0.5, 0.25])
+
+
+def test_errors_of_memory_and_models_name_what_to_change(policy, tmp_path):
+    config = settings(policy, tmp_path / "out", microbatch_tokens=4096)
+    full = pytest.raises(BadInput, match=r"microbatch_tokens 4,096: out of memory.*microbatch_tokens=2048")
+    with full, explain_out_of_memory(config, "microbatch_tokens"):
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError, match="size"), explain_out_of_memory(config, "sampling_tokens"):
+        torch.ones(2) @ torch.ones(3)
+    with pytest.raises(BadInput, match="0 prompts: expected at least one"):
+        train_ppo(config, [], count_ascii)
+    with pytest.raises(BadInput, match="value_head 'deep': expected linear or mlp"):
+        settings(policy, tmp_path / "out", value_head="deep")
+    endless = tmp_path / "endless"
+    endless.mkdir()
+    for file in policy.iterdir():
+        (endless / file.name).write_bytes(file.read_bytes())
+    named = json.loads((endless / "tokenizer_config.json").read_text())
+    named["eos_token"] = None
+    (endless / "tokenizer_config.json").write_text(json.dumps(named))
+    with pytest.raises(BadInput, match="a tokenizer with an EOS token"):
+        train_ppo(settings(endless, tmp_path / "out"), TRAIN, count_ascii)
+
+
+PROGRAM = """
+import json
+import sys
+import time
+import numpy as np
+from pathlib import Path
+from safetensors.torch import save_file
+from rlhf_hitl.policy.ppo.trainer import PPOTrainer
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.types import Message, Prompt, Split
+
+policy, out, hang = sys.argv[1:]
+train = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
+config = PPOConfig(model_name_or_path=policy, output_dir=f"{out}/policy", steps=3, rollouts=8, minibatch=4, epochs=2,
+                   max_new_tokens=4, learning_rate=5e-3, precision="float32", save="adapter", save_steps=1,
+                   kl_target=1.0, kl_horizon=50)
+seen = []
+
+def reward(chats):
+    if hang == "hang" and len(seen) >= 16:
+        Path(f"{out}/hangs").touch()
+        time.sleep(600)
+    seen.extend(chat.prompt[0].content for chat in chats)
+    return np.array([len(c.completion[-1].content) for c in chats], dtype=np.float32)
+
+trainer = PPOTrainer(config, train, reward)
+trainer.run()
+rank = trainer.accelerator.process_index
+save_file({k: p.detach() for k, p in trainer.model.trainable_parameters().items()}, f"{out}/rank{rank}.safetensors")
+Path(f"{out}/seen{rank}.json").write_text(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "tunes_with_ppo.py").write_text(PROGRAM)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(policy, program, tmp_path_factory):
+    """The history of a run in one process that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    run = run_module("tunes_with_ppo", policy, out, "no", cwd=program)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads((out / "policy" / TRAINING_CARD).read_text())["history"]
+
+
+def assert_same(history, expected):
+    assert len(history) == len(expected) == 3
+    for one, other in zip(history, expected):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-5, nan_ok=True)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_losses(policy, program, whole, tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        process = ForkedProcess("tunes_with_ppo", [policy, tmp_path, "hang"], os.environ, [log.fileno()] * 2, program)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "hangs").exists():
+            is_late = process.poll() is not None or time.monotonic() > deadline
+            assert not is_late, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.05)
+        process.kill()  # SIGKILL
+        assert process.wait() == -9
+    checkpoints = get_checkpoint_folder(tmp_path / "policy")
+    assert [p.name for p in checkpoints.iterdir()] == ["step-000002"]
+    run = run_module("tunes_with_ppo", policy, tmp_path, "no", cwd=program)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert len(json.loads((tmp_path / "seen0.json").read_text())) == 8, "one step of three was left"
+    assert_same(json.loads((tmp_path / "policy" / TRAINING_CARD).read_text())["history"], whole)
+    assert not checkpoints.exists()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(policy, tmp_path):
+    calls = []
+
+    def stops(chats):
+        calls.append(len(chats))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return count_ascii(chats)
+
+    out = tmp_path / "stopped"
+    with pytest.raises(KeyboardInterrupt):
+        train_ppo(settings(policy, out, save_steps=1), TRAIN, stops)
+    assert not out.exists()
+    with pytest.raises(BadInput, match="same settings"):
+        train_ppo(settings(policy, out, save_steps=1, clip=0.3), TRAIN, count_ascii)
+
+
+def test_two_processes_have_the_losses_of_one(policy, program, whole, tmp_path):
+    from safetensors.torch import load_file
+
+    run_on_two_processes("tunes_with_ppo", policy, tmp_path, "no", cwd=program)
+    one, two = (load_file(tmp_path / f"rank{i}.safetensors") for i in (0, 1))
+    seen = [json.loads((tmp_path / f"seen{i}.json").read_text()) for i in (0, 1)]
+    assert not set(seen[0][:4]) & set(seen[1][:4])
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert any(one[k].abs().max() > 1e-4 for k in one if "lora_B" in k)
+    assert_same(json.loads((tmp_path / "policy" / TRAINING_CARD).read_text())["history"], whole)

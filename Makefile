@@ -13,6 +13,8 @@ TESTS ?= tests
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Build machines often set this; then each of hundreds of processes would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test check lint types install install-dev docs-figures lock clean help
 

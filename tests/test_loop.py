@@ -229,12 +229,15 @@ ROUNDS = (SMALL | {"ppo_steps": 0, "dpo_pairs": 0}, SMALL)
 
 def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: str, moment: str) -> None:
     """Run the loop in a process that kills itself at a moment of a step of its last round; "" of none."""
+    import gc
     import importlib
 
     from rlhf_hitl.loop import runner, steps
 
     # The same folders in both loops, for the name of a policy is in the ids of what raters compare.
     steps.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
+
+    gc.freeze()  # as in forked_processes.py
 
     def die(*_args, **_kwargs):
         os.kill(os.getpid(), signal.SIGKILL)

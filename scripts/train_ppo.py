@@ -19,6 +19,7 @@ from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
+from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Split
@@ -26,13 +27,14 @@ from rlhf_hitl.types import Split
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the first and last step."""
-    data, config = parse_arguments((DataArguments, PPOConfig), argv, formerly=FORMER_NAMES)
+    data, watching, config = parse_arguments((DataArguments, WatchArguments, PPOConfig), argv, formerly=FORMER_NAMES)
     require_free_folder(config.output_dir)
     with data.open_store() as store, record_run(store, "train-ppo"):
         prompts = list_prompts(store, split=Split.TRAIN)
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
-        result = train_ppo(config, prompts, PolicyReward(model, store, data.conservative), model.find_problem)
+        reward, watch = PolicyReward(model, store, data.conservative), watching.open_watch(store, model)
+        result = train_ppo(config, prompts, reward, model.find_problem, watch)
         if PartialState().is_main_process:
             record_tuned_policy(store, result.folder, base=config.model_name_or_path, reward_model_id=model.id)
     return {

@@ -24,6 +24,9 @@ SHARE_GOING_ON = 0.75
 ChooseTokens = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
 #: Says whether a row ends with the tokens that it has: (its number, its tokens).
 IsFinished = Callable[[int, list[int]], bool]
+#: Hears of each pass of the model: (the numbers of the rows it was for (n,), step, where they stand in the pass; None:
+#: in this order).
+OnPass = Callable[[torch.Tensor, int, torch.Tensor | None], None]
 
 
 def can_decode(model: PreTrainedModel) -> bool:
@@ -39,7 +42,12 @@ def _keep_last_logits(model: PreTrainedModel) -> dict[str, int]:
 
 @torch.no_grad()
 def decode(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], choose: ChooseTokens, is_finished: IsFinished, pad: int
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    choose: ChooseTokens,
+    is_finished: IsFinished,
+    pad: int,
+    on_pass: OnPass = lambda rows, step, places: None,
 ) -> list[list[int]]:
     """Return the new tokens of each row, the one that ends it included.
 
@@ -67,6 +75,7 @@ def decode(
         cache.batch_select_indices(rows)
     # Where each row of the cache belongs, and which rows of the cache go on.
     owner = torch.arange(len(prompts), device=device)
+    on_pass(owner, 0, rows)
     logits, mask, position = out.logits[:, -1][rows], mask[rows], positions[rows, -1:]
     answers: list[list[int]] = [[] for _ in prompts]
     finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -94,4 +103,5 @@ def decode(
             input_ids=chosen[:, None], attention_mask=mask if padded else None, position_ids=position,
             past_key_values=cache, use_cache=True,
         )  # fmt: skip
+        on_pass(owner, step, None)
         logits = out.logits[:, -1]

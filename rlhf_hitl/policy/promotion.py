@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.gate_answers import predict_win_rates, sample_answers
 from rlhf_hitl.policy.sampling import Sampling
+from rlhf_hitl.policy.win_predictions import predict_win_rates
 from rlhf_hitl.stats.sequential import WinRateTest, count_fixed_size
 from rlhf_hitl.store import Store, audit
 from rlhf_hitl.store.comparisons import list_prompts
@@ -205,12 +205,15 @@ def _answer(
     new_policy: str, old_policy: str, prompts: Sequence[Prompt], settings: PromotionSettings, skip_bad: bool
 ) -> tuple[list[tuple[Prompt, Completion, Completion]], int]:
     """Return the prompts that both policies answered, with both answers, and how many others there were."""
-    from rlhf_hitl.reward.readability import LeftOut
+    from rlhf_hitl.policy.generation import sample_completions
 
     new, old = (
-        sample_answers(
-            policy, prompts, settings.make_sampling(is_new=is_new), left_out=LeftOut("prompt"), skip_bad=skip_bad
-        )
+        {
+            c.prompt_id: c
+            for c in sample_completions(
+                policy, prompts, [settings.make_sampling(is_new=is_new)], skip_bad=skip_bad, keep_all=True
+            )
+        }
         for policy, is_new in ((new_policy, True), (old_policy, False))
     )
     answered = [(p, new[p.id], old[p.id]) for p in prompts if p.id in new and p.id in old]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.policy.sampling import RowSampling
@@ -17,6 +17,15 @@ from rlhf_hitl.wording import say_count
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlhf_hitl.policy.decoding import OnPass
+
+
+class PassRecorder(Protocol):
+    """Hears of each pass of the model that samples: the rows it was for, their step, and where they stand in the pass
+    (None: in this order)."""
+
+    def keep(self, rows: list[int], step: int, places: torch.Tensor | None, /) -> None: ...
 
 
 class PromptReader:
@@ -69,6 +78,7 @@ def sample_tokens(
     pad: int,
     stop: StopFinder | None = None,
     batch_tokens: int | None = None,
+    recorder: PassRecorder | None = None,
 ) -> list[list[int]]:
     """Sample answers and return each row's new token ids, up to and with the EOS if the row reached one.
 
@@ -78,6 +88,7 @@ def sample_tokens(
         prompts: the token ids of each row's prompt; samplings: how to sample each row.
         stop: ends a row with the token that completes a stop string.
         batch_tokens: the most tokens, of prompts and answers, that are computed side by side; None: all rows are.
+        recorder: hears of each pass of the model, but not where `model.generate` makes them.
 
     Raises:
         OutOfMemory: a batch does not fit.
@@ -85,7 +96,13 @@ def sample_tokens(
     answers: list[list[int]] = [[] for _ in prompts]
     for batch in plan_batches(prompts, samplings, batch_tokens):
         found = sample_batch(
-            model, [prompts[i] for i in batch], [samplings[i] for i in batch], eos=eos, pad=pad, stop=stop
+            model,
+            [prompts[i] for i in batch],
+            [samplings[i] for i in batch],
+            eos=eos,
+            pad=pad,
+            stop=stop,
+            on_pass=_make_listener(recorder, batch),
         )
         for i, answer in zip(batch, found):
             answers[i] = answer
@@ -128,6 +145,7 @@ def sample_batch(
     eos: set[int],
     pad: int,
     stop: StopFinder | None = None,
+    on_pass: OnPass | None = None,
 ) -> list[list[int]]:
     """Sample rows side by side: see `sample_tokens`."""
     from rlhf_hitl.policy.decoding import can_decode, decode
@@ -142,7 +160,8 @@ def sample_batch(
         return stop is not None and stop.is_reached(tokens)
 
     try:
-        return decode(model, prompts, choose, is_finished, pad)
+        heard = {} if on_pass is None else {"on_pass": on_pass}
+        return decode(model, prompts, choose, is_finished, pad, **heard)
     except RuntimeError as e:
         # torch.OutOfMemoryError of a GPU is one; a CPU's allocator has no class of its own.
         if not any(said in str(e).lower() for said in ("out of memory", "can't allocate memory", "not enough memory")):
@@ -153,6 +172,13 @@ def sample_batch(
             f"out of memory: expected room for {size} side by side. Fix: halve --batch-tokens (batch_tokens); "
             "where that is at one row, halve max_new_tokens"
         ) from e
+
+
+def _make_listener(recorder: PassRecorder | None, batch: Sequence[int]) -> OnPass | None:
+    """Return what tells a recorder of passes over the rows of a batch by their numbers among all."""
+    if recorder is None:
+        return None
+    return lambda rows, step, places: recorder.keep([batch[i] for i in rows.tolist()], step, places)
 
 
 def _sample_with_generate(

@@ -114,7 +114,8 @@ def explain_out_of_memory(*settings: str) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as e:
         text = str(e).lower()  # torch.cuda.OutOfMemoryError is a RuntimeError, and so is what a CPU's allocator says
-        if not isinstance(e, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+        said = ("out of memory", "not enough memory", "can't allocate memory")
+        if not isinstance(e, MemoryError) and not any(words in text for words in said):
             raise
         raise BadInput(
             f"memory ({' '.join(str(e).split())[:120] or type(e).__name__})",

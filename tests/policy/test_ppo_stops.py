@@ -14,9 +14,10 @@ import torch
 from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
-from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.trainer import PPOTrainer, train_ppo
+from rlhf_hitl.policy.training import explain_out_of_memory
+from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Message, Prompt, Split
 
 TRAIN = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
@@ -59,8 +60,8 @@ def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(polic
         policy, tmp_path / "out", learning_rate=0.05, max_kl=0.5, max_update_kl=1e9, warmup_steps=0, steps=6, epochs=2
     )
     trainer = PPOTrainer(config, TRAIN, count_ascii)
-    good = []
-    trainer.observe = lambda *seen: good.append(trainer.model.copy_trainable())
+    good, copy = [], trainer.model.copy_trainable
+    trainer.model.copy_trainable = lambda: (good.append(copy()), good[-1])[1]
     result = trainer.run()
     assert "more than max_kl 0.5" in result.stopped
     *kept, last = result.history
@@ -109,17 +110,35 @@ def test_a_loss_that_is_no_number_is_not_learnt_from(policy, tmp_path):
     assert all(weight.isfinite().all() for weight in read_adapter(result.folder).values())
 
 
-def test_an_observer_sees_each_step_and_may_stop_the_run(policy, tmp_path):
-    seen = []
+def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_the_best_step(policy, tmp_path):
+    def measure(chats):
+        texts = [chat.completion[-1].content for chat in chats]
+        share = np.array([sum(c.isascii() for c in t) / max(1, len(t)) for t in texts], dtype=np.float32)
+        return share, np.array([len(t) for t in texts], dtype=np.float32)
 
-    def observe(step, prompts, texts, rewards, figures):
-        seen.append((step, len(prompts), len(texts), rewards.shape, figures["reward"]))
-        return "gold falls" if step == 2 else None
+    def reward(chats):
+        share, length = measure(chats)
+        return share + 0.5 * length
 
-    result = train_ppo(settings(policy, tmp_path / "out"), TRAIN, count_ascii, observe=observe)
-    assert result.stopped == "gold falls"
-    assert [s[:4] for s in seen] == [(i, 8, 8, (8,)) for i in range(3)]
-    assert [s[4] for s in seen] == [f["reward"] for f in result.history]
+    def gold(chats):
+        share, length = measure(chats)
+        return 10 + share - 0.1 * length
+
+    config = settings(
+        policy, tmp_path / "out", steps=30, rollouts=64, minibatch=64, answers_per_prompt=4, learning_rate=5e-3,
+        kl_beta=0.0, missing_eos_penalty=0.0, max_update_kl=1e9, schedule="constant",
+    )  # fmt: skip
+    watch = TuningWatch(gold, window=128)
+    trainer = PPOTrainer(config, TRAIN, reward, watch=watch)
+    result = trainer.run()
+    assert "lowers the gold reward" in str(result.stopped)
+    assert len(result.history) < 30
+    seen = [figures["gold"] for figures in result.history]
+    assert seen[-1] > 0.95 * max(seen)
+    card = json.loads((result.folder / TRAINING_CARD).read_text())
+    assert card["stopped"] == result.stopped
+    assert (result.folder / "samples.jsonl").read_text().count("\n") == 4
+    assert (result.folder / "training.svg").is_file()
 
 
 def test_learning_rates_rise_and_fall(policy, tmp_path):
@@ -128,12 +147,11 @@ def test_learning_rates_rise_and_fall(policy, tmp_path):
 
 
 def test_errors_of_memory_and_models_name_what_to_change(policy, tmp_path):
-    config = settings(policy, tmp_path / "out", microbatch_tokens=4096)
-    full = pytest.raises(BadInput, match=r"microbatch_tokens 4,096: out of memory.*microbatch_tokens=2048")
-    with full, explain_out_of_memory(config, "microbatch_tokens"):
+    config = settings(policy, tmp_path / "out")
+    with pytest.raises(BadInput, match=r"memory.*halve microbatch_tokens"), explain_out_of_memory(*MEMORY_SETTINGS):
         torch.empty(2**50)
-    with pytest.raises(RuntimeError, match="size"), explain_out_of_memory(config, "sampling_tokens"):
-        torch.ones(2) @ torch.ones(3)
+    with pytest.raises(BadInput, match="answers_per_prompt 3: expected a divisor of rollouts"):
+        settings(policy, tmp_path / "out", answers_per_prompt=3)
     with pytest.raises(BadInput, match="0 prompts: expected at least one"):
         train_ppo(config, [], count_ascii)
     with pytest.raises(BadInput, match="value_head 'deep': expected linear or mlp"):
@@ -157,7 +175,7 @@ import numpy as np
 from pathlib import Path
 from safetensors.torch import save_file
 from rlhf_hitl.policy.ppo.trainer import PPOTrainer
-from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.types import Message, Prompt, Split
 
 policy, out, hang = sys.argv[1:]

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.tuning_watch import Sighting, TuningWatch
 from rlhf_hitl.types import Prompt
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-#: Looks at a step's answers of all processes once they are scored: (step, prompts, texts, rewards (n,), figures).
-#: Returns why the run has to stop, or None. It is called on the main process.
-Observer = Callable[[int, Sequence[Prompt], Sequence[str], np.ndarray, dict[str, float]], str | None]
 
 
 class RunStopped(Exception):
@@ -41,22 +36,20 @@ def find_reason_to_stop(figures: dict[str, float], config: PPOConfig) -> str | N
     return None
 
 
-def ask_observer(
-    observe: Observer,
+def ask_watch(
+    watch: TuningWatch,
     accelerator: Accelerator,
-    step: int,
     prompts: Sequence[Prompt],
     texts: Sequence[str],
     rewards: Sequence[float],
     figures: dict[str, float],
-) -> str | None:
-    """Show the answers of all processes to an observer, in the order of their positions; all get its reason."""
+) -> Sighting:
+    """Show the answers of all processes to the main one's watch, in the order of their positions; all hear of it."""
     from accelerate.utils import broadcast_object_list, gather_object
 
     shares = gather_object([list(zip(prompts, texts, rewards))])
-    reasons: list[str | None] = [None]
+    seen: list[Any] = [None]
     if accelerator.is_main_process:
         rows = [row for rows in zip(*shares) for row in rows]  # position p is the process p % processes
-        seen = np.array([r for _, _, r in rows], dtype=np.float64)
-        reasons = [observe(step, [p for p, _, _ in rows], [t for _, t, _ in rows], seen, figures)]
-    return broadcast_object_list(reasons)[0] if accelerator.num_processes > 1 else reasons[0]
+        seen = [watch.observe([p for p, _, _ in rows], [t for _, t, _ in rows], [r for *_, r in rows], figures)]
+    return broadcast_object_list(seen)[0] if accelerator.num_processes > 1 else seen[0]

@@ -9,6 +9,8 @@ from rlhf_hitl.arguments import read_trackers
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
 
+#: The settings to halve, best first, where memory does not suffice.
+MEMORY_SETTINGS = ("microbatch_tokens", "sampling_tokens", "max_new_tokens")
 #: What estimates the value of a token; `model.ActorCritic` says what each is.
 ValueHead = Literal["linear", "mlp", "shared", "critic"]
 
@@ -25,6 +27,9 @@ class PPOConfig:
     model_name_or_path: str = _declare_setting(DEFAULT_MODEL, "Model folder, hub id, or a name from `models get`.")
     steps: int = _declare_setting(4, "Number of steps; each samples answers and updates the policy on them.")
     rollouts: int = _declare_setting(8, "Answers sampled in a step, over all processes.")
+    answers_per_prompt: int = _declare_setting(
+        1, "Answers of a step to each of its prompts; with a gold reward model several show earlier where it leads."
+    )
     minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")
     microbatch_tokens: int = _declare_setting(
         2048, "Most tokens, prompts and padding included, in one forward and backward pass of a process."
@@ -95,6 +100,7 @@ class PPOConfig:
         for name in (
             "steps",
             "rollouts",
+            "answers_per_prompt",
             "minibatch",
             "microbatch_tokens",
             "sampling_tokens",
@@ -123,6 +129,12 @@ class PPOConfig:
         if self.rollouts % self.minibatch:
             raise BadInput(
                 f"minibatch {self.minibatch}", expected=f"a divisor of rollouts ({self.rollouts})", fix="change one"
+            )
+        if self.rollouts % self.answers_per_prompt:
+            raise BadInput(
+                f"answers_per_prompt {self.answers_per_prompt}",
+                expected=f"a divisor of rollouts ({self.rollouts})",
+                fix="change one",
             )
         for name, choices in (
             ("save", ("merged", "adapter")), ("schedule", ("linear", "constant")), ("value_head", get_args(ValueHead)),

@@ -13,23 +13,22 @@ from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts, split_by_tokens
-from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
+from rlhf_hitl.policy.rewards import RewardFunction, make_answer
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
+from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.reward.rendering import Conversation
-from rlhf_hitl.types import Message, Prompt
+from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
-#: Returns rewards (n,) of conversations, as `RewardModel.rewards` does.
-RewardFunction = Callable[[list[Conversation]], np.ndarray]
 #: Returns why answers to a prompt have no reward, as `RewardModel.find_problem` does.
 ProblemFinder = Callable[[Sequence[Conversation]], Unreadable | None]
 
@@ -85,7 +84,7 @@ class RolloutSampler:
         for p in sorted(prompts, key=lambda p: p.id):
             try:
                 tokens = self.reader.tokenize(p)
-                if problem := self._find_problem([_make_conversation(p, "yes")]):
+                if problem := self._find_problem([make_answer(p, "yes")]):
                     raise problem
             except Unreadable as e:
                 self.unreadable.add(e)
@@ -125,9 +124,14 @@ class RolloutSampler:
         lengths = list(map(len, prompt_tokens)), [config.max_new_tokens] * len(rows)
         for part in split_by_tokens(*lengths, config.sampling_tokens):
             recorder = StateRecorder(policy if is_exact else None)
-            with explain_out_of_memory(config, "sampling_tokens"), recorder:
+            with explain_out_of_memory(*MEMORY_SETTINGS[1:]), recorder:
                 sampled = sample_tokens(
-                    policy, [prompt_tokens[i] for i in part], [rows[i] for i in part], eos=eos, pad=pad
+                    policy,
+                    [prompt_tokens[i] for i in part],
+                    [rows[i] for i in part],
+                    eos=eos,
+                    pad=pad,
+                    recorder=recorder,
                 )
             for i, answer in zip(part, sampled):
                 answers[i] = answer
@@ -149,11 +153,11 @@ class RolloutSampler:
 
     def choose_prompts(self, step: int) -> list[int]:
         """Return indices of a step's prompts over all processes: the next ones of passes through shuffled prompts."""
-        n, rollouts = len(self.prompts), self.config.rollouts
+        each, asked = self.config.answers_per_prompt, self.config.rollouts // self.config.answers_per_prompt
         chosen = []
-        for position in range(step * rollouts, (step + 1) * rollouts):
-            lap, offset = divmod(position, n)
-            chosen.append(int(self._shuffle(lap)[offset]))
+        for position in range(step * asked, (step + 1) * asked):
+            lap, offset = divmod(position, len(self.prompts))
+            chosen += [int(self._shuffle(lap)[offset])] * each
         return chosen
 
     def _shuffle_prompts(self, lap: int) -> np.ndarray:
@@ -164,7 +168,7 @@ class RolloutSampler:
 
         An answer without text is read, too: as the chat template shows it.
         """
-        chats = [_make_conversation(p, text) for p, text in zip(prompts, texts)]
+        chats = [make_answer(p, text) for p, text in zip(prompts, texts)]
         readable = np.array([self._find_problem([chat]) is None for chat in chats])
         rewards = np.zeros(len(chats))
         if readable.any():
@@ -178,7 +182,3 @@ class RolloutSampler:
                 )
             rewards[readable] = scored
         return rewards, readable
-
-
-def _make_conversation(prompt: Prompt, text: str) -> Conversation:
-    return Conversation(prompt.messages, (Message("assistant", text),), prompt.tools, may_be_empty=True)

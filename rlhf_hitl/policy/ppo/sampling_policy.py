@@ -46,29 +46,41 @@ class SamplingPolicy:
 
 
 class StateRecorder:
-    """The last hidden states that tokens were sampled from, kept while `model.generate` runs inside it.
+    """The last hidden states that tokens were sampled from, kept while `sample_tokens` runs inside it.
 
     Args:
         model: None: nothing is kept.
     """
 
     def __init__(self, model: Any | None):
-        self._model, self._states = model, list[Tensor]()
+        self._model, self._newest = model, torch.empty(0)
+        self._kept = list[tuple[list[int], int, Tensor]]()
 
     def __enter__(self) -> StateRecorder:
         if self._model is not None:
             layer: nn.Module = self._model.get_output_embeddings()
-            self._hook = layer.register_forward_pre_hook(
-                lambda _, inputs: self._states.append(inputs[0][:, -1].detach())
-            )
+            self._hook = layer.register_forward_pre_hook(self._hear)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._model is not None:
             self._hook.remove()
 
+    def _hear(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._newest = inputs[0][:, -1].detach()
+
+    def keep(self, rows: list[int], step: int, places: Tensor | None) -> None:
+        """Keep the states of the newest pass: see `token_sampling.PassRecorder`."""
+        if self._model is not None:
+            self._kept.append((rows, step, self._newest if places is None else self._newest[places]))
+
     def read(self, rows: int, width: int) -> Tensor | None:
-        """Return states (rows, width, hidden), one before each token; None if none were kept, one a row and token."""
-        if len(self._states) < width or any(len(s) != rows for s in self._states):
+        """Return states (rows, width, hidden), one before each token, zero after a row ends; None if none were kept."""
+        if not self._kept:
             return None
-        return torch.stack(self._states[:width], dim=1)
+        newest = self._kept[-1][-1]
+        states = newest.new_zeros((rows, width, newest.shape[-1]))
+        for numbers, step, of_pass in self._kept:
+            if step < width:
+                states[numbers, step] = of_pass
+        return states

@@ -17,18 +17,20 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.before_after import sample_before_and_after
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo import math as ppo_math
-from rlhf_hitl.policy.ppo.brakes import Observer, RunStopped, ask_observer, find_reason_to_stop
+from rlhf_hitl.policy.ppo.brakes import RunStopped, ask_watch, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
-from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
-from rlhf_hitl.policy.ppo.rollouts import ProblemFinder, RewardFunction, Rollouts, RolloutSampler
+from rlhf_hitl.policy.ppo.rollouts import ProblemFinder, Rollouts, RolloutSampler
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
 from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
-from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.rewards import RewardFunction
+from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Prompt
 
 log = logging.getLogger(__name__)
@@ -48,19 +50,19 @@ def train_ppo(
     prompts: Sequence[Prompt],
     reward: RewardFunction,
     find_problem: ProblemFinder | None = None,
-    observe: Observer | None = None,
+    watch: TuningWatch | None = None,
 ) -> PPOResult:
     """Tune a policy on prompts of the train split and write it to `config.output_dir`.
 
     Args:
         find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
-        observe: looks at each step's answers and may stop the run.
+        watch: looks at each step's answers, and stops the run where it hacks the reward.
 
     Raises:
         BadInput: a prompt may not be trained on or not be read, no prompt fits, `output_dir` is taken, the launcher
             shards weights, the first rewards are not finite, or memory is out.
     """
-    return PPOTrainer(config, prompts, reward, find_problem, observe).run()
+    return PPOTrainer(config, prompts, reward, find_problem, watch).run()
 
 
 class PPOTrainer:
@@ -72,7 +74,7 @@ class PPOTrainer:
         prompts: Sequence[Prompt],
         reward: RewardFunction,
         find_problem: ProblemFinder | None = None,
-        observe: Observer | None = None,
+        watch: TuningWatch | None = None,
     ):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -82,7 +84,7 @@ class PPOTrainer:
         from rlhf_hitl.models import load_policy, load_tokenizer, resolve_dtype
         from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 
-        self.config, self.observe = config, observe
+        self.config, self.watch = config, TuningWatch(None) if watch is None else watch
         self.out = require_free_folder(config.output_dir)
         refuse_heldout(prompts)
         trackers: list[Any] = config.report_to
@@ -108,7 +110,7 @@ class PPOTrainer:
         self.reference = Reference(self.model, fused)
         self.updater = PPOUpdater(config, self.model, self.accelerator)
         self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
-        self.accelerator.register_for_checkpointing(self.progress)
+        self.accelerator.register_for_checkpointing(self.progress, self.watch)
         self.checkpoints = PPOCheckpoints(
             self.out, config, self.sampler.prompts, self.accelerator, self.model, self.progress
         )
@@ -157,7 +159,7 @@ class PPOTrainer:
         rollouts = self.sampler.sample(self.model, self.sampling_policy, step)
         scaled = self._scale_rewards(rollouts, step)
         batch, mask = rollouts.batch, rollouts.batch.mask
-        with explain_out_of_memory(config, "microbatch_tokens"):
+        with explain_out_of_memory(*MEMORY_SETTINGS):
             said = rollouts.figures or self._evaluate(rollouts)
             reference = self.reference.compute_logprobs(batch, config.microbatch_tokens)
         kl = ppo_math.kl_k1(said.logprobs, reference) * mask
@@ -177,11 +179,11 @@ class PPOTrainer:
             "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
         }
         self._check(find_reason_to_stop(figures, config), figures)
-        if self.observe is not None:
-            rewards = rollouts.rewards.tolist()
-            seen = rollouts.prompts, rollouts.texts, rewards
-            self._check(ask_observer(self.observe, self.accelerator, step, *seen, figures), figures)
-        progress.good = self.model.copy_trainable()
+        answers = rollouts.prompts, rollouts.texts, rollouts.rewards.tolist()
+        seen = ask_watch(self.watch, self.accelerator, *answers, figures)
+        self._check(seen.stop, figures)
+        if seen.is_best:
+            progress.good = self.model.copy_trainable()
 
         scores, values = scaled - config.missing_eos_penalty * (1 - rollouts.ended), said.values
         if step == 0:
@@ -248,13 +250,29 @@ class PPOTrainer:
             "prompts": len(self.sampler.prompts),
             "prompts_left_out": self.sampler.left_out,
             "empty_answers": history[-1]["empty"],
-            **({"stopped": stopped} if stopped is not None else {}),
+            "stopped": stopped,
+            "warnings": self.watch.warnings,
             "left_out": self.sampler.unreadable.as_dict(),
             "history": history,
         }
         merge = config.save == "merged"
         self.model.drop_critic()
-        save_policy(self.model.policy, self.tokenizer, self.out, base=config.model_name_or_path, merge=merge, card=card)
+        samples = sample_before_and_after(
+            self.model.policy,
+            self.tokenizer,
+            self.sampler.prompts,
+            max_new_tokens=config.max_new_tokens,
+            seed=config.seed,
+        )
+        save_policy(
+            self.model.policy,
+            self.tokenizer,
+            self.out,
+            base=config.model_name_or_path,
+            merge=merge,
+            card=card,
+            samples=samples,
+        )
 
     def _check_processes(self) -> None:
         from accelerate import DistributedType
@@ -264,7 +282,8 @@ class PPOTrainer:
             raise BadInput(
                 f"accelerate launcher {kind.value}",
                 expected="one process, or several under DDP",
-                fix="launch with --multi_gpu: sampling needs the policy whole on each device",
+                fix="launch with --multi_gpu, for sampling needs the policy whole on each device, or use train-rloo or "
+                "train-grpo",
             )
         if self.config.minibatch % n:
             raise BadInput(

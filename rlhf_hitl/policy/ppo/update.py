@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.batches import RolloutBatch
-from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.ppo.memory import explain_out_of_memory
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
+from rlhf_hitl.policy.training import explain_out_of_memory
 
 #: What an update sums over tokens: the figures of `update`, by name.
 FIGURES = ("policy_loss", "value_loss", "clip_fraction", "approx_kl")
@@ -70,7 +70,7 @@ class PPOUpdater:
         for group, rate in zip(self.optimizer.param_groups, self.compute_learning_rates(step)):
             group["lr"] = rate
         totals, norms = torch.zeros(1 + len(FIGURES), dtype=torch.float64), list[float]()
-        with explain_out_of_memory(self.config, "microbatch_tokens"):
+        with explain_out_of_memory(*MEMORY_SETTINGS):
             for epoch in range(self.config.epochs):
                 for minibatch in self._choose_minibatches(step, epoch):
                     sums = self._accumulate_gradients(experience, minibatch)

@@ -104,7 +104,7 @@ class Task:
         return float(weight * np.log((np.exp(reference) * np.exp(self.rewards / weight)).sum(1)).mean())
 
 
-def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int, rate: float = 3e-3) -> dict[str, Any]:
+def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int, rate: float = 2e-3) -> dict[str, Any]:
     """Train one policy. Returns its share of the optimum, its exact KL and each step's error in standard errors."""
     task, name = Task(seed), f"{seed}-{weight:g}"
     config = PPOConfig(
@@ -141,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("rlhf_hitl").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    seeds, steps, rollouts = ([0], 5, 64) if args.quick else ([0, 1, 2, 3, 4], 30, 64)
+    seeds, steps, rollouts = ([0], 8, 64) if args.quick else ([0, 1, 2, 3, 4], 30, 64)
     with tempfile.TemporaryDirectory() as folder:
         low = [run(Path(folder), seed, LOW_WEIGHT, steps, rollouts) for seed in seeds]
         high = [run(Path(folder), seed, HIGH_WEIGHT, steps, rollouts) for seed in seeds]

@@ -410,7 +410,7 @@ def draw_ppi(f: dict[str, Any]) -> str:
 def draw_ppo_toy(f: dict[str, Any]) -> str:
     return (
         "| a toy task whose optimum is known | |\n| --- | ---: |\n"
-        f"| of the best objective, mean of the seeds (worst) | {f['optimal_share']:.1%} ({f['optimal_share.low']:.1%}) |\n"
+        f"| share of the optimum, mean (worst seed) | {f['optimal_share']:.1%} ({f['optimal_share.low']:.1%}) |\n"
         f"| KL with a high weight, nats an answer (with a low one) | {f['kl_high_weight']:.3f} "
         f"({f['kl_low_weight']:.1f}) |\n"
         f"| estimated less exact KL, in its standard errors | {f['kl_error']:.2f} |\n"

@@ -104,13 +104,13 @@ class Task:
         return float(weight * np.log((np.exp(reference) * np.exp(self.rewards / weight)).sum(1)).mean())
 
 
-def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int) -> dict[str, Any]:
+def run(folder: Path, seed: int, weight: float, steps: int, rollouts: int, rate: float = 2e-3) -> dict[str, Any]:
     """Train one policy. Returns its share of the optimum, its exact KL and each step's error in standard errors."""
     task, name = Task(seed), f"{seed}-{weight:g}"
     config = PPOConfig(
         model_name_or_path=str(make_policy(folder / f"policy-{name}", seed)), output_dir=str(folder / name),
         steps=steps, rollouts=rollouts, minibatch=rollouts // 4, epochs=4, max_new_tokens=TOKENS, seed=seed,
-        learning_rate=1e-2, value_learning_rate=1e-2, kl_beta=weight, missing_eos_penalty=0.0, precision="float32",
+        learning_rate=rate, value_learning_rate=1e-2, kl_beta=weight, missing_eos_penalty=0.0, precision="float32",
         lora_r=16, lora_alpha=32, lam=1.0,
     )  # fmt: skip
     trainer = PPOTrainer(config, task.prompts, task.score)
@@ -141,7 +141,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("rlhf_hitl").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    seeds, steps, rollouts = ([0], 5, 64) if args.quick else ([0, 1, 2, 3, 4], 30, 64)
+    seeds, steps, rollouts = ([0], 8, 64) if args.quick else ([0, 1, 2, 3, 4], 30, 64)
     with tempfile.TemporaryDirectory() as folder:
         low = [run(Path(folder), seed, LOW_WEIGHT, steps, rollouts) for seed in seeds]
         high = [run(Path(folder), seed, HIGH_WEIGHT, steps, rollouts) for seed in seeds]

@@ -32,7 +32,7 @@ class PPOConfig:
     )
     minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")
     microbatch_tokens: int = _declare_setting(
-        2048, "Most tokens, prompts and padding included, in one forward and backward pass of a process."
+        512, "Most tokens, prompts and padding included, in one forward and backward pass of a process."
     )
     sampling_tokens: int = _declare_setting(
         16_384, "Most tokens, prompts and padding included, of the answers that a process samples side by side."

@@ -18,6 +18,7 @@ from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import require_free_folder
+from rlhf_hitl.policy.prompt_choice import choose_prompts
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments
 from rlhf_hitl.store import Store
@@ -62,7 +63,7 @@ def _collect_pairs(
 def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) -> list[Completion]:
     """Return fresh completions of train prompts, of which every process samples its share."""
     state = PartialState()
-    prompts = list_prompts(store, split=Split.TRAIN)[: arguments.sample_prompts]
+    prompts = choose_prompts(list_prompts(store, split=Split.TRAIN), arguments.sample_prompts, settings.seed)
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
     )

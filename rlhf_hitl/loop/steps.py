@@ -353,18 +353,25 @@ class RoundSteps:
         )
 
     def _measure_mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
-        """Return the mean reward of a policy's answers; None if it answers nothing."""
+        """Return the mean reward of a policy's answers, one to each prompt; None if none can be read.
+
+        Nothing is filtered or drawn again. An answer that cannot be read, such as an empty one, earns the lowest reward
+        of the others: it must not be better for a policy to say nothing.
+        """
         from rlhf_hitl.policy.generation import sample_completions
         from rlhf_hitl.policy.sampling import Sampling
         from rlhf_hitl.reward.rendering import Conversation
 
         sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self.seed)
         by_id = {p.id: p for p in prompts}
-        completions = sample_completions(policy, prompts, [sampling], skip_bad=self.config.skip_bad)
+        completions = sample_completions(policy, prompts, [sampling], skip_bad=self.config.skip_bad, keep_all=True)
         model = self._require_trained_model()
         chats = [Conversation(by_id[c.prompt_id].messages, c.messages, by_id[c.prompt_id].tools) for c in completions]
         readable = [chat for chat in chats if model.find_problem([chat]) is None]
-        return float(model.rewards(readable, keep=False).mean()) if readable else None
+        if not readable:
+            return None
+        rewards = model.rewards(readable, keep=False)
+        return float((rewards.sum() + (len(chats) - len(readable)) * rewards.min()) / len(chats))
 
     def _count_judgments_since(self, revision: int) -> int:
         return sum(

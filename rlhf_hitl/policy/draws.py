@@ -87,7 +87,7 @@ class DrawJournal:
             place += len(line)
         return place
 
-    def _open_own(self) -> None:
+    def _open_own(self) -> Any:
         """Open the file of this process, when it has something to write. Raises RlhfHitlError: see the class."""
         is_new = not self._own_path.exists()
         self._own = open(self._own_path, "ab", opener=_open_private)  # noqa: SIM115
@@ -102,6 +102,7 @@ class DrawJournal:
         if is_new:
             self._own_number = len(self._readers)
             self._readers.append(self._own_path.open("rb"))
+        return self._own
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -127,11 +128,10 @@ class DrawJournal:
     def _write(self, row: dict[str, Any]) -> int:
         line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
         with self._lock:
-            if self._own is None:
-                self._open_own()
-            place = self._own.seek(0, os.SEEK_END)
-            self._own.write(line)
-            self._own.flush()
+            own = self._own or self._open_own()
+            place = own.seek(0, os.SEEK_END)
+            own.write(line)
+            own.flush()
         return place
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ class EndpointDrawer:
     """
 
     def __init__(self, settings: EndpointSettings, journal: DrawJournal):
-        self.name, self._settings, self._journal = settings.model, settings, journal
+        self.name, self._settings, self._journal = settings.name, settings, journal
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
         fix = "give a higher --budget: the same command goes on where this one stopped"

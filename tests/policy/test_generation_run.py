@@ -68,8 +68,8 @@ def test_a_killed_command_goes_on_where_it_was_and_draws_nothing_twice(tmp_path,
     drawn = []
     draw = ModelDrawer.draw
 
-    def count(self, jobs):
-        for job, made in draw(self, jobs):
+    def count(self, jobs, known):
+        for job, made in draw(self, jobs, known):
             drawn.append(job.key)
             yield job, made
 
@@ -85,7 +85,8 @@ def test_a_killed_command_goes_on_where_it_was_and_draws_nothing_twice(tmp_path,
 
 
 def test_two_processes_sample_the_completions_of_one(tmp_path, tiny_model, asked):
-    flags = ["--policy", tiny_model, "--prompts", asked, *SAMPLING]
+    # 12 completions of each prompt: windows of 5 prompts, and draws that are drawn again.
+    flags = ["--policy", tiny_model, "--prompts", asked, *SAMPLING, "--completions", 12]
     done, _ = generate(*flags, "--out", tmp_path / "one.jsonl")
     assert done.returncode == 0, done.stderr
     run_on_two_processes("rlhf_hitl", "generate", *flags, "--out", tmp_path / "two.jsonl")
@@ -311,11 +312,15 @@ def test_a_tokenizer_without_eos_samples_to_the_limit_and_says_so(tiny_model, tm
 def test_completions_do_not_depend_on_which_prompts_are_asked_together(tiny_model):
     from rlhf_hitl.policy.model_drawer import open_model
 
+    import torch
+
     samplings = [Sampling(1.0, 1.0, 2, count=12)]  # repeats, which are drawn again
     prompts = [Prompt.create((Message("user", f"hello {i}"),)) for i in range(4)]
 
     def complete(some):
-        made = complete_prompts(open_model(tiny_model, samplings), some, samplings, counts := SamplingCounts())
+        made = complete_prompts(
+            open_model(tiny_model, samplings, dtype=torch.float32), some, samplings, counts := SamplingCounts()
+        )
         return {p.id: [c.id for c in completions] for p, completions in made}, counts
 
     together, counts = complete(prompts)

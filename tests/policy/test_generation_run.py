@@ -310,9 +310,9 @@ def test_a_tokenizer_without_eos_samples_to_the_limit_and_says_so(tiny_model, tm
 
 
 def test_completions_do_not_depend_on_which_prompts_are_asked_together(tiny_model):
-    from rlhf_hitl.policy.model_drawer import open_model
-
     import torch
+
+    from rlhf_hitl.policy.model_drawer import open_model
 
     samplings = [Sampling(1.0, 1.0, 2, count=12)]  # repeats, which are drawn again
     prompts = [Prompt.create((Message("user", f"hello {i}"),)) for i in range(4)]

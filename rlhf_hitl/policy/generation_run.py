@@ -74,7 +74,7 @@ class GenerationRun:
                 check_prompts(one.drawer, self._prompts, counts, skip_bad=self._skip_bad, left_out=left_out)
 
     def draw_part(self, part: int, parts: int) -> None:
-        """Draw the answers to every `parts`-th window of prompts, and keep them in journals for the process that goes on."""
+        """Draw the answers to every `parts`-th window of prompts, and keep them for the process that goes on."""
         with ExitStack() as stack:
             for _, one in self._open_all(stack, str(part)):
                 windows = split_into_windows(one.drawer, self._prompts, self._samplings)[part::parts]

@@ -66,6 +66,14 @@ def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model
         assert -1 <= low <= figures[f"{name}.accuracy_change"] <= high <= 1
 
 
+def test_sampling_is_measured_beside_plain_generate(shared_data, tiny_model):
+    figures = quick("generation.py", "--data", str(shared_data), "--policy", str(tiny_model))
+    for part in ("k1", "k4", "eos"):
+        ours, plain = figures[f"{part}.ours.tokens_per_s"], figures[f"{part}.generate.tokens_per_s"]
+        assert figures[f"{part}.tokens_ratio"] == pytest.approx(ours / plain)
+    assert figures["tokens_ratio"] == min(figures["k1.tokens_ratio"], figures["k4.tokens_ratio"]) > 0
+
+
 def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
     figures = quick("labels.py", "--parts", "accuracy", "--data", str(shared_data), "--backbone", str(tiny_model))
     for n in (1, 2, 3):

@@ -7,7 +7,7 @@ shared out among processes, and a journal of draws can be gone through again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,14 +24,15 @@ log = logging.getLogger(__name__)
 
 #: How often a completion that is filtered is drawn again before it is left out.
 RETRIES = 8
-#: Prompts that are completed together.
-WINDOW = 256
 
 
 class Drawer(Protocol):
     """What answers prompts."""
 
     name: str
+    #: Completions that are drawn together. Batches hold those of one window, so that what is in a batch, on which
+    #: rounding depends, does not depend on who draws which windows.
+    window: int
 
     def read(self, prompt: Prompt) -> list[int]:
         """Return the prompt's token ids, or an empty list where the policy is given text.
@@ -42,8 +43,9 @@ class Drawer(Protocol):
         """
         ...
 
-    def draw(self, jobs: Sequence[CompletionJob]) -> Iterator[tuple[CompletionJob, Draw | None]]:
-        """Yield the answers as they come. None: there was none, and a later call may ask again."""
+    def draw(self, jobs: Sequence[CompletionJob], known: Set[str]) -> Iterator[tuple[CompletionJob, Draw | None]]:
+        """Yield the answers of jobs whose keys are not known, as they come. None: there was none, and a later call may
+        ask again."""
         ...
 
     def release(self) -> None:
@@ -112,8 +114,8 @@ def complete_prompts(
         keep_all: filter nothing and draw nothing again, as a policy is measured; what is empty stays so.
         journal: draws that it has are not drawn; others are added to it as they come.
     """
-    for start in range(0, len(prompts), WINDOW):
-        window, progress = prompts[start : start + WINDOW], _Progress()
+    for window in split_into_windows(drawer, prompts, samplings):
+        progress = _Progress()
         pending = list(enumerate(plan_jobs(window, samplings, _make_reader(drawer))))
         while pending:
             draws = _draw_all(drawer, [job for _, job in pending], journal)
@@ -129,6 +131,14 @@ def complete_prompts(
             pending = again
         for prompt in window:
             yield prompt, [c for _, c in sorted(progress.made.get(prompt.id, {}).items())]
+
+
+def split_into_windows(
+    drawer: Drawer, prompts: Sequence[Prompt], samplings: Sequence[Sampling]
+) -> list[Sequence[Prompt]]:
+    """Return the prompts in their order, those whose completions are drawn together side by side."""
+    size = max(1, drawer.window // max(1, sum(s.count for s in samplings)))
+    return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
 def _make_reader(drawer: Drawer) -> Callable[[Prompt], list[int] | None]:
@@ -148,7 +158,7 @@ def _draw_all(drawer: Drawer, jobs: Sequence[CompletionJob], journal: DrawJourna
     draws: dict[str, Draw | None] = {}
     if journal is not None:
         draws = {job.key: journal.get(job.key) for job in jobs if job.key in journal}
-    for job, draw in drawer.draw([job for job in jobs if job.key not in draws]):
+    for job, draw in drawer.draw(jobs, frozenset(draws)):
         draws[job.key] = draw
         if draw is not None and journal is not None and job.key not in journal:
             journal.add(job.key, draw)

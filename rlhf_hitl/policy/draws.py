@@ -55,7 +55,7 @@ class DrawJournal:
         writer: names the file that this process writes.
 
     Raises:
-        RlhfHitlError: another process is writing this file.
+        RlhfHitlError: at the first draw that is added, where another process is writing this file.
     """
 
     def __init__(self, folder: Path, name: str, writer: str = "0"):
@@ -64,19 +64,15 @@ class DrawJournal:
         self._folder, self._name, self._lock = folder, name, Lock()
         self._places: dict[str, tuple[int, int]] = {}
         self._readers: list[Any] = []
-        self._own = open(folder / f"{name}-{writer}{SUFFIX}", "ab", opener=_open_private)  # noqa: SIM115
-        try:
-            if fcntl is not None:
-                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            self._own.close()
-            raise RlhfHitlError(
-                f"{self._own.name}: expected that nobody else samples the same. Fix: wait for the other command to end"
-            ) from e
+        self._own_path, self._own_end = folder / f"{name}-{writer}{SUFFIX}", 0
+        self._own: Any = None
         for path in sorted(folder.glob(f"{name}-*{SUFFIX}")):
-            self._read(path, is_own=path.name == Path(self._own.name).name)
+            end = self._read(path)
+            if path == self._own_path:
+                self._own_number, self._own_end = len(self._readers) - 1, end
 
-    def _read(self, path: Path, *, is_own: bool) -> None:
+    def _read(self, path: Path) -> int:
+        """Read where the draws of a file stand, and return where the last whole line ends."""
         reader = path.open("rb")
         self._readers.append(reader)
         place, number = 0, len(self._readers) - 1
@@ -89,9 +85,24 @@ class DrawJournal:
             else:
                 self._places[row["key"]] = number, place
             place += len(line)
-        if is_own:
-            self._number = number
-            self._own.truncate(place)
+        return place
+
+    def _open_own(self) -> Any:
+        """Open the file of this process, when it has something to write. Raises RlhfHitlError: see the class."""
+        is_new = not self._own_path.exists()
+        self._own = open(self._own_path, "ab", opener=_open_private)  # noqa: SIM115
+        try:
+            if fcntl is not None:
+                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise RlhfHitlError(
+                f"{self._own_path}: expected that nobody else samples the same. Fix: wait for the other command to end"
+            ) from e
+        self._own.truncate(self._own_end)
+        if is_new:
+            self._own_number = len(self._readers)
+            self._readers.append(self._own_path.open("rb"))
+        return self._own
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -106,7 +117,8 @@ class DrawJournal:
 
     def add(self, key: str, draw: Draw) -> None:
         """Keep a draw: it survives a kill of this process."""
-        self._places[key] = self._number, self._write({"key": key, **asdict(draw)})
+        place = self._write({"key": key, **asdict(draw)})
+        self._places[key] = self._own_number, place
 
     def add_call(self, call: Mapping[str, Any]) -> None:
         """Keep what a request to an endpoint took."""
@@ -116,13 +128,14 @@ class DrawJournal:
     def _write(self, row: dict[str, Any]) -> int:
         line = json.dumps(row, ensure_ascii=True).encode() + b"\n"
         with self._lock:
-            place = self._own.seek(0, os.SEEK_END)
-            self._own.write(line)
-            self._own.flush()
+            own = self._own or self._open_own()
+            place = own.seek(0, os.SEEK_END)
+            own.write(line)
+            own.flush()
         return place
 
     def close(self) -> None:
-        for file in (self._own, *self._readers):
+        for file in filter(None, (self._own, *self._readers)):
             file.close()
 
     def remove(self) -> None:

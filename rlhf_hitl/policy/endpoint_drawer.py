@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -51,8 +51,10 @@ class EndpointDrawer:
         journal: keeps what each request took, so that a budget holds for a command that is given again.
     """
 
+    window = 1024
+
     def __init__(self, settings: EndpointSettings, journal: DrawJournal):
-        self.name, self._settings, self._journal = settings.model, settings, journal
+        self.name, self._settings, self._journal = settings.name, settings, journal
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
         fix = "give a higher --budget: the same command goes on where this one stopped"
@@ -65,14 +67,14 @@ class EndpointDrawer:
             raise make_images_error(prompt.id, "images are not sent to a policy's endpoint")
         return []
 
-    def draw(self, jobs: Sequence[CompletionJob]) -> Iterator[tuple[CompletionJob, Draw | None]]:
+    def draw(self, jobs: Sequence[CompletionJob], known: Set[str]) -> Iterator[tuple[CompletionJob, Draw | None]]:
         """Yield answers as they come.
 
         Raises:
             EndpointDown: it answers no more. What was under way is waited for and yielded before.
             BudgetReached, CannotAsk: as of the client; likewise.
         """
-        waiting, failures, stopped = list(reversed(jobs)), 0, None
+        waiting, failures, stopped = [job for job in reversed(jobs) if job.key not in known], 0, None
         running: dict[Future[tuple[Draw | None, str]], CompletionJob] = {}
         with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="policy endpoint") as pool:
             while running or (waiting and stopped is None):

@@ -19,3 +19,8 @@ class EndpointSettings:
     budget: float | None = None
     timeout_seconds: float = 120.0
     concurrency: int = 4
+
+    @property
+    def name(self) -> str:
+        """What its completions carry as their policy: the model, or its folder, never a machine's path."""
+        return self.model.rstrip("/").rpartition("/")[2] if self.model.startswith("/") else self.model

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts
+from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts, split_into_windows
 from rlhf_hitl.policy.completion_files import CompletionFile
 from rlhf_hitl.policy.draws import DrawJournal, sum_calls
 from rlhf_hitl.policy.sampling import Sampling
@@ -74,11 +74,11 @@ class GenerationRun:
                 check_prompts(one.drawer, self._prompts, counts, skip_bad=self._skip_bad, left_out=left_out)
 
     def draw_part(self, part: int, parts: int) -> None:
-        """Draw the answers to every `parts`-th prompt, and keep them in journals for the process that goes on."""
-        prompts = self._prompts[part::parts]
+        """Draw the answers to every `parts`-th window of prompts, and keep them for the process that goes on."""
         with ExitStack() as stack:
             for _, one in self._open_all(stack, str(part)):
-                self._draw(one, prompts, is_shown=part == 0)
+                windows = split_into_windows(one.drawer, self._prompts, self._samplings)[part::parts]
+                self._draw(one, [p for window in windows for p in window], is_shown=part == 0)
 
     def complete(self) -> Iterator[tuple[Prompt, list[Completion]]]:
         """Yield each prompt with the completions of all policies. Policies draw one after the other, the last one while

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 #: The most tokens, of prompts and answers, that are computed side by side: 32 rows of 512, which a small machine holds.
 BATCH_TOKENS = 16_384
+#: Tokens of a short prompt and its answer: by them a budget of tokens is a number of completions drawn together.
+TOKENS_OF_ROW = 256
 
 
 class TokenReader:
@@ -85,12 +87,13 @@ class ModelDrawer(TokenReader):
         batch_tokens: int = BATCH_TOKENS,
     ):
         super().__init__(name, tokenizer, samplings, limit)
+        self.window = max(1, batch_tokens // TOKENS_OF_ROW)
         self._load, self._batch_size, self._batch_tokens = load, batch_size, batch_tokens
         self._model: PreTrainedModel | None = None
 
-    def draw(self, jobs: Sequence[CompletionJob]) -> Iterator[tuple[CompletionJob, Draw | None]]:
-        """Yield the draws of a batch when it is finished."""
-        if not jobs:
+    def draw(self, jobs: Sequence[CompletionJob], known: Set[str]) -> Iterator[tuple[CompletionJob, Draw | None]]:
+        """Yield the draws of a batch when it is finished. A batch of which only some are known is computed again."""
+        if all(job.key in known for job in jobs):
             return
         if self._model is None:
             self._model = self._load()
@@ -100,12 +103,15 @@ class ModelDrawer(TokenReader):
         stop = StopFinder(self.tokenizer, self.stop) if self.stop else None
         prompts, rows = [j.prompt_tokens for j in jobs], [j.row for j in jobs]
         for batch in plan_batches(prompts, rows, self._batch_tokens, self._batch_size):
+            if all(jobs[i].key in known for i in batch):
+                continue
             answers = sample_batch(
                 self._model, [prompts[i] for i in batch], [rows[i] for i in batch], eos=eos, stop=stop,
                 pad=0 if pad is None else int(pad),  # type: ignore[arg-type]
             )  # fmt: skip
             for i, answer in zip(batch, answers):
-                yield jobs[i], self.make_draw(answer, eos)
+                if jobs[i].key not in known:
+                    yield jobs[i], self.make_draw(answer, eos)
 
     def release(self) -> None:
         """Forget the model; it is loaded again when another answer is drawn."""

@@ -72,7 +72,7 @@ def find_endpoint(settings: EndpointSettings) -> DrawnPolicy:
         return EndpointDrawer(settings, journal)
 
     identity = repr((settings.address, settings.model))
-    return DrawnPolicy(check_label("policy", settings.model), identity, open)
+    return DrawnPolicy(check_label("policy", settings.name), identity, open)
 
 
 def is_completion_file(policy: str) -> bool:

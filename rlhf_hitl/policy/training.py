@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from rlhf_hitl.arguments import UNSUPPORTED_ANYWHERE
@@ -101,10 +102,13 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
 
 
 def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int | str) -> list[Prompt]:
-    """Return n of the prompts (all where there are fewer), drawn at random; in whatever order they come, the same seed
-    draws the same ones."""
-    ordered = sorted(prompts, key=lambda p: p.id)
-    return random.Random(str(seed)).sample(ordered, min(n, len(ordered)))
+    """Return n of the prompts (all where there are fewer), drawn at random: a seed draws the same whatever their order,
+    and those it draws first are the first of a longer draw."""
+
+    def draw(prompt: Prompt) -> bytes:
+        return hashlib.sha256(f"{seed}:{prompt.id}".encode()).digest()
+
+    return nsmallest(n, prompts, key=draw)
 
 
 @contextmanager

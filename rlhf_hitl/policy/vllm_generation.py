@@ -7,7 +7,7 @@ https://docs.vllm.ai/en/latest/features/lora.html
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,8 @@ class VllmDrawer(TokenReader):
     Raises:
         BadInput: vllm is not installed.
     """
+
+    window = 1024
 
     def __init__(
         self,
@@ -76,8 +78,9 @@ class VllmDrawer(TokenReader):
         """Forget the engine; another one is started when another answer is drawn."""
         self._llm = self._lora = None
 
-    def draw(self, jobs: Sequence[CompletionJob]) -> Iterator[tuple[CompletionJob, Draw | None]]:
+    def draw(self, jobs: Sequence[CompletionJob], known: Set[str]) -> Iterator[tuple[CompletionJob, Draw | None]]:
         """Yield all draws at the end."""
+        jobs = [job for job in jobs if job.key not in known]
         if not jobs:
             return
         from vllm import SamplingParams  # type: ignore[import-not-found]

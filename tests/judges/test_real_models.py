@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -90,6 +92,28 @@ def test_a_judge_behind_transformers_serve_votes(sqlite_url, tmp_path, fill, ser
     assert len(judgments) + totals.calls["unreadable"] == wanted > 0
     assert all(j.role is Role.JUDGE for j in judgments)
     assert re.search(rf"comparisons judged\s+{len(judgments)}\b", done.stdout)
+
+
+def test_a_policy_behind_transformers_serve_is_compared_with_one_here(sqlite_url, tmp_path, served_model, tiny_model):
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "hello"}\n{"prompt": "what is the capital of france"}\n')
+    flags = ["--prompts", prompts, "--temperature", 1, "--completions", 2, "--max-new-tokens", 12, "--out"]
+    written = tmp_path / "local.jsonl"
+    here = shutil.copytree(tiny_model, tmp_path / "here")
+    done = run_command("generate", "--policy", here, *flags, written)
+    assert done.returncode == 0, done.stderr
+    done = run_command(
+        "generate", "--policy", written, "--endpoint", served_model, "--model", tiny_model, *flags[:-1],
+        "--store", sqlite_url, "--price-in", 1, "--keep-all", "--json",
+        env={"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    data = json.loads(done.stdout)
+    counts = data["policies"][tiny_model.name]
+    assert (counts["drawn"], counts["kept"], data["prompts"]) == (4, 4, 2)
+    assert (counts["calls"]["requests"], counts["calls"]["unanswered"]) == (4, {})
+    assert counts["calls"]["cost"] == pytest.approx(counts["calls"]["prompt_tokens"] / 1e6)
+    assert data["comparisons"] >= 2
 
 
 def make_local(store, model, **more) -> Judge:

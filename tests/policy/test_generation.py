@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.generation import generate_completions
-from rlhf_hitl.policy.prompt_choice import choose_prompts
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
@@ -110,15 +109,6 @@ def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, monkeypatch
     monkeypatch.setattr(model, "forward", fail)
     with pytest.raises(OutOfMemory, match="halve --batch-tokens"):
         sample_tokens(model, [[1, 2]] * 4, [RowSampling(1, 1, 10, i) for i in range(4)], eos=set(), pad=0)
-
-
-def test_prompts_are_chosen_by_seed_whatever_their_order():
-    many = [prompt(f"hello {i}") for i in range(50)]
-    chosen = choose_prompts(many, 5, seed=1)
-    assert chosen == choose_prompts(many[::-1], 5, seed=1)
-    assert chosen != choose_prompts(many, 5, seed=2)
-    assert choose_prompts(many, 7, seed=1)[:5] == chosen
-    assert len(choose_prompts(many, 90, seed=1)) == 50
 
 
 def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):

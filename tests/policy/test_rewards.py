@@ -75,6 +75,7 @@ def test_prompts_are_drawn_by_the_seed_alone():
     assert drawn == choose_prompts(prompts[::-1], 10, "0:1")
     assert len({p.id for p in drawn}) == 10
     assert drawn != choose_prompts(prompts, 10, "0:2")
+    assert choose_prompts(prompts, 15, "0:1")[:10] == drawn
     assert len(choose_prompts(prompts, 99, 0)) == 30
 
 

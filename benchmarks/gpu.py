@@ -60,9 +60,8 @@ def run_within(seconds: float, name: str, folder: Path, quick: bool, shape: str)
     """Return what a section found within so many seconds."""
     answer = folder / f"{name}.json"
     # A process that is forked has torch and transformers imported, but cannot use a GPU that its parent has touched.
-    process = multiprocessing.get_context("fork" if quick else "spawn").Process(
-        target=run_section, args=(name, folder, quick, shape, answer)
-    )
+    context: Any = multiprocessing.get_context("fork" if quick else "spawn")
+    process = context.Process(target=run_section, args=(name, folder, quick, shape, answer))
     process.start()
     process.join(seconds)
     if process.is_alive():

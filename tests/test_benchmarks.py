@@ -191,6 +191,7 @@ def test_the_reward_models_speed_is_measured_against_the_stock_one(script, share
     assert figures.get("score_difference", 0) < 1e-4
 
 
+@pytest.mark.timeout(300)  # processes of their own
 def test_our_side_of_the_comparison_with_trls_ppo_runs(tmp_path):
     figures = quick("vs_trl_ppo.py", "--peer-env", str(tmp_path / "none"))
     assert figures["ours.episodes_per_processor_s"] > 0
@@ -199,6 +200,7 @@ def test_our_side_of_the_comparison_with_trls_ppo_runs(tmp_path):
     assert 0 < figures["ours.reward"] < 1
 
 
+@pytest.mark.timeout(300)
 def test_the_checks_for_a_gpu_run_on_a_cpu():
     sections = "precision", "attention", "features", "reward", "dpo", "ppo", "train_ppo", "trl_ppo"
     figures = quick("gpu.py", "--sections", *sections)

@@ -241,8 +241,9 @@ def measure_reward(scene: Scene) -> Figures:
 
 def import_actor_critic() -> tuple[Any, Any, Any]:
     """Return the model of PPO, its collator and its formulas: the one place where they are imported from."""
-    from rlhf_hitl.policy import ppo_math
-    from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
+    from rlhf_hitl.policy.ppo import math as ppo_math
+    from rlhf_hitl.policy.ppo.batches import collate_rollouts
+    from rlhf_hitl.policy.ppo.model import ActorCritic
 
     return ActorCritic, collate_rollouts, ppo_math
 
@@ -371,7 +372,7 @@ def measure_train_ppo(scene: Scene) -> Figures:
     texts = read_bundled_prompts()[:64]
     tune_with_ppo(
         [make_prompt(text) for text in texts], reward, output_dir=out, model_name_or_path=str(locate_policy(scene)),
-        steps=steps, rollouts=episodes, minibatch=scene.pairs, microbatch=scene.pairs, max_prompt_tokens=1024,
+        steps=steps, rollouts=episodes, minibatch=scene.pairs, max_prompt_tokens=1024,
         max_new_tokens=scene.answer // 2, missing_eos_penalty=0.0, lora_r=16, lora_alpha=32, save="adapter",
         precision="float32" if scene.quick else "bfloat16",
     )  # fmt: skip

@@ -147,7 +147,7 @@ def tune(method: str, args: argparse.Namespace, work: Work, prompts: list[Prompt
 
         history = tune_with_ppo(
             prompts, reward, **shared, steps=args.steps, rollouts=args.rollouts, minibatch=args.rollouts // 2,
-            microbatch=min(4, args.rollouts // 2), epochs=2, max_prompt_tokens=args.prompt_tokens,
+            epochs=2, max_prompt_tokens=args.prompt_tokens,
             max_new_tokens=args.new_tokens, learning_rate=args.learning_rate, kl_beta=0.05, save_steps=2,
             seed=args.seed, resume=True,
         )  # fmt: skip

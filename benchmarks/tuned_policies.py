@@ -21,8 +21,8 @@ def make_prompt(text: str) -> Prompt:
 
 def tune_with_ppo(prompts: Sequence[Prompt], reward: Reward, **settings: Any) -> list[dict[str, float]]:
     """Tune a policy with PPO, settings as of `PPOConfig`, and return its history."""
-    from rlhf_hitl.policy.ppo import train_ppo
-    from rlhf_hitl.policy.ppo_config import PPOConfig
+    from rlhf_hitl.policy.ppo.config import PPOConfig
+    from rlhf_hitl.policy.ppo.trainer import train_ppo
 
     return train_ppo(PPOConfig(**settings), list(prompts), reward).history
 

@@ -74,7 +74,7 @@ def train_ours(run: Run) -> dict[str, Any]:
         steps=run.steps,
         rollouts=run.rollouts,
         minibatch=run.minibatch,
-        microbatch=run.minibatch,
+        microbatch_tokens=512,
         epochs=run.epochs,
         max_prompt_tokens=1024,
         max_new_tokens=run.max_new_tokens,

@@ -11,8 +11,10 @@ from rlhf_hitl.labels.agreement import JUDGES, PEOPLE, SIMULATED
 from rlhf_hitl.labels.policy_votes import STYLE, PolicyVotes
 from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS, PolicyRanking, RatedPolicy, rank_policies
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.policies import list_gate_decisions, read_lineage
+from rlhf_hitl.store.policies import read_lineage
+from rlhf_hitl.store.promotions import Promotion, list_promotions
 from rlhf_hitl.store.reward_models import display_name_of_id, list_reward_models
+from rlhf_hitl.types.promotions import Decision
 from rlhf_hitl.wording import say_count
 
 POPULATION_TITLES = {PEOPLE: "people", JUDGES: "models that judge", SIMULATED: "simulated raters"}
@@ -183,10 +185,10 @@ def list_roots(store: Store) -> list[str]:
 def describe_lineage(store: Store) -> list[dict[str, Any]]:
     """Return the lineage as plain values, each policy below the one it was made of, with what gates decided of it."""
     models = list_reward_models(store)
-    decided = {decision.policy: decision for decision in list_gate_decisions(store)}
+    promotions = {promotion.new_policy: promotion for promotion in list_promotions(store)}  # the newest of each
     lines = []
     for entry in read_lineage(store):
-        record, decision = entry.record, decided.get(entry.name)
+        record, promotion = entry.record, promotions.get(entry.name)
         model_id = record and record.reward_model_id
         lines.append(
             {
@@ -202,11 +204,30 @@ def describe_lineage(store: Store) -> list[dict[str, Any]]:
                 "settings_digest": record and record.settings_digest,
                 "created_at": record and record.created_at.isoformat(),
                 "replaced": record.replaced if record else 0,
-                "outcome": decision and decision.outcome,
-                "gate": decision and f"{decision.outcome}: {decision.said}",
+                "outcome": promotion and _name_outcome(promotion),
+                "gate": promotion and _say_promotion(promotion),
             }
         )
     return lines
+
+
+def _name_outcome(promotion: Promotion) -> str:
+    if promotion.is_open:
+        return "open"
+    return {Decision.PROMOTE: "promoted", Decision.REJECT: "rejected", Decision.UNDECIDED: "undecided"}[
+        promotion.decision
+    ]
+
+
+def _say_promotion(promotion: Promotion) -> str:
+    """Return how a promotion by raters came out, or stands, in a line."""
+    whose = "simulated judgment" if promotion.simulated else "judgment"
+    line = f"{_name_outcome(promotion)} over {promotion.old_policy}, {say_count(promotion.judgments, whose)}"
+    if promotion.win_rate is not None:
+        line += f": win rate {promotion.win_rate:.0%} ({promotion.low:.0%} to {promotion.high:.0%})"
+    if promotion.regressions:
+        line += f"; loses under {', '.join(promotion.regressions)}"
+    return line
 
 
 def _name(rated: RatedPolicy, name: str, plain: RatedPolicy | None) -> PolicyFigures:

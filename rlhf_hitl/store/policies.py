@@ -19,11 +19,9 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.service_tables import policies
 from rlhf_hitl.types import utc_now
 from rlhf_hitl.types.names import check_label
-from rlhf_hitl.wording import say_count
 
 MAX_NAME_LENGTH = 500
 
@@ -157,36 +155,6 @@ def read_lineage(store: Store) -> list[LineageEntry]:
             entries.append(LineageEntry(name, parent, depth, record))
             waiting += [(child, depth + 1) for child in reversed(children.get(name, []))]
     return entries
-
-
-@dataclass(frozen=True)
-class GateDecision:
-    """What was decided of a tuned policy: `outcome` is promoted, rejected or undecided; `said` is why, in a line."""
-
-    policy: str
-    outcome: Literal["promoted", "rejected", "undecided"]
-    said: str
-    round: int | None = None
-
-
-def list_gate_decisions(store: Store) -> list[GateDecision]:
-    """Return what gates decided of policies, oldest first: for now those of the loop's last step.
-
-    This is the place where the decisions of other gates come in (those of `store/promotions.py`, once there are any):
-    the command, the page and the API read them here.
-    """
-    steps = read_finished_steps(store)
-    decisions = []
-    for (round, step), result in steps.items():
-        tuned = steps.get((round, "ppo"), {}).get("policy")
-        if step != "promote" or tuned is None or "prompts" not in result:
-            continue
-        before, after = result["heldout_reward_before"], result["heldout_reward_after"]
-        said = " → ".join("nothing answered" if reward is None else f"{reward:.3f}" for reward in (before, after))
-        said = f"mean held-out reward {said} on {say_count(result['prompts'], 'prompt')}"
-        outcome = "promoted" if result["promoted"] else "rejected"
-        decisions.append(GateDecision(Path(tuned).name, outcome, said, round))
-    return decisions
 
 
 def _read_records(conn: sa.Connection, name: str | None = None) -> list[PolicyRecord]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from handmade_promotions import hold_tied_promotion
 
 from command_line import run_command
 from handmade_votes import fill
-from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.policies import PolicyMethod, record_policy
 
 HOSTILE = "[/x] tuned :smile:"
@@ -21,9 +21,7 @@ def voted(sqlite_store, add_raters, tmp_path):
     fill(sqlite_store, add_raters(sqlite_store, 2), 200, tastes={HOSTILE: 1.5}, policies=names, topic="code")
     gone = {"path": tmp_path / "gone", "method": PolicyMethod.DPO, "parent": "base", "reward_model_id": "m_1"}
     record_policy(sqlite_store, HOSTILE, **gone, round=1, settings={})
-    result = {"promoted": True, "heldout_reward_before": 0.1, "heldout_reward_after": 0.3, "prompts": 24}
-    finish_step(sqlite_store, 1, "ppo", {"policy": f"/x/{HOSTILE.replace('/', '-')}"}, 1.0)
-    finish_step(sqlite_store, 1, "promote", result | {"policy": HOSTILE}, 1.0)
+    hold_tied_promotion(sqlite_store, HOSTILE, "base")
     return sqlite_store.url
 
 
@@ -38,6 +36,7 @@ def test_policies_are_ranked_with_who_beats_whom_and_the_lineage(voted):
     assert found["policies"][0]["policy"] == HOSTILE
     assert found["base"] == "base"
     assert found["policies"][0]["win_rate"] > 0.6
+    assert found["lineage"][1]["gate"].startswith("undecided over base, 0 judgments: win rate 50%")
     assert [(line["depth"], line["policy"], line["place"]) for line in found["lineage"]] == [
         (0, "base", None), (1, HOSTILE, "gone")
     ]  # fmt: skip

@@ -10,7 +10,6 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.policy.gate_answers import predict_win_rates
 from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
 from rlhf_hitl.policy.promotion_votes import (
     end_promotion,
@@ -19,6 +18,7 @@ from rlhf_hitl.policy.promotion_votes import (
     wait_for_decision,
     watch_promotions,
 )
+from rlhf_hitl.policy.win_predictions import predict_win_rates
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.stats.sequential import WinRateTest, make_controls, weigh_outcomes
 from rlhf_hitl.store import people, queue

@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from handmade_promotions import hold_tied_promotion
 
 from browser_fixtures import Server, enter, expect, only_to_draw
 from rlhf_hitl.store import people
 from rlhf_hitl.store.comparisons import insert_comparisons, insert_completions, insert_prompts
 from rlhf_hitl.store.judgments import judgment_to_row
-from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.policies import PolicyMethod, record_policy
 from rlhf_hitl.store.tables import judgments
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict, utc_now
@@ -72,9 +72,7 @@ def fill(server: Server, prompts: int = 60, worst: str = HOSTILE) -> None:
         method = PolicyMethod.PPO if "ppo" in name else PolicyMethod.DPO
         path = server.folder if name == "round-1-ppo" else server.folder / "gone"
         record_policy(store, name, path=path, parent=parent, method=method, round=int(name[6]), reward_model_id="m_1")
-    result = {"promoted": True, "heldout_reward_before": 0.12, "heldout_reward_after": 0.31, "prompts": 24}
-    finish_step(store, 1, "ppo", {"policy": "/policies/round-1-ppo"}, 1.0)
-    finish_step(store, 1, "promote", result | {"policy": "/policies/round-1-ppo"}, 1.0)
+    hold_tied_promotion(store, "round-1-ppo", "smollm2-135m")
 
 
 def open_policies(page, server: Server, role: Role = Role.LEAD, at: str = "") -> None:
@@ -109,7 +107,7 @@ def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
     lines = page.locator(".tree .line")
     expect(lines).to_have_count(4)
     expect(lines.nth(2)).to_contain_text("by PPO")
-    expect(lines.nth(2)).to_contain_text("mean held-out reward 0.120 → 0.310 on 24 prompts")
+    expect(lines.nth(2)).to_contain_text("undecided over smollm2-135m, 0 judgments: win rate 50%")
     expect(lines.nth(1)).to_contain_text("folder not there")
     assert page.evaluate(FITS) == []
     assert_accessible(page)

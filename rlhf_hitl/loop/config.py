@@ -36,6 +36,8 @@ class LoopConfig(BaseModel):
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off
     ppo_rollouts: int = Field(default=8, ge=2)
+    # Standard deviations of the reward model's doubt that are taken off a reward, or asked of a margin.
+    conservative: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     # Nothing is tuned on a reward model whose accuracy on held-out labels is shown to be below this.
     gate_accuracy: float = Field(default=0.5, ge=0, le=1)
     # The tuned policy is promoted where raters are shown to prefer it to the old one, on held-out prompts.

@@ -15,7 +15,8 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
-from rlhf_hitl.loop.steps import RewardModelCache, RoundSteps
+from rlhf_hitl.loop.reward_model_cache import RewardModelCache
+from rlhf_hitl.loop.steps import RoundSteps
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.runs import record_run

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,45 +17,20 @@ from rlhf_hitl.labels.checks import check_raters
 from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
+from rlhf_hitl.loop.reward_model_cache import RewardModelCache
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.promotions import Promotion, list_comparisons_of_promotions
-from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
+from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Comparison, Completion, Prompt, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
-
-
-class RewardModelCache:
-    """Loads the reward models of rounds, each once."""
-
-    def __init__(self, store: Store, workspace: Path):
-        self.store, self.workspace = store, workspace
-        self._loaded: dict[str, RewardModel] = {}
-
-    def add(self, model: RewardModel) -> None:
-        self._loaded[model.id] = model
-
-    def get(self, round: int) -> RewardModel | None:
-        """Return the model that a round trained; if it trained none, the store's newest, or None."""
-        from rlhf_hitl.reward.model import load_reward_model
-
-        trained = read_finished_steps(self.store).get((round, "train_reward"))
-        if trained is not None:
-            record = get_reward_model(self.store, trained["reward_model_id"])
-        elif records := list_reward_models(self.store):
-            record = records[-1]
-        else:
-            return None
-        if record.id not in self._loaded:
-            self._loaded[record.id] = load_reward_model(record.path, self.workspace / "features")
-        return self._loaded[record.id]
 
 
 class RoundSteps:
@@ -214,7 +190,7 @@ class RoundSteps:
         prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self.seed).shuffle(prompts)
         fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
-        model = self.reward_models.get(self.round)
+        model, not_paired = self.reward_models.get(self.round), Counter[str]()
         pairs = collect_dpo_pairs(
             self.store,
             model,
@@ -222,12 +198,14 @@ class RoundSteps:
             limit=self.config.dpo_pairs,
             seed=self.seed,
             label_model=self.config.label_model,
+            conservative=self.config.conservative,
+            not_paired=not_paired,
         )
         out = self._name_policy_folder("dpo")
         settings = DPOSettings(
             model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad
         )
-        figures = train_dpo(settings, pairs, self.store.images.load)
+        figures = train_dpo(settings, pairs, self.store.images.load, not_paired=not_paired)
         record_tuned_policy(self.store, out, base=policy, reward_model_id=model and model.id, round=self.round)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
@@ -236,6 +214,7 @@ class RoundSteps:
         from rlhf_hitl.policy.lineage import record_tuned_policy
         from rlhf_hitl.policy.ppo.config import PPOConfig
         from rlhf_hitl.policy.ppo.trainer import train_ppo
+        from rlhf_hitl.policy.rewards import PolicyReward
 
         start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:
@@ -255,7 +234,8 @@ class RoundSteps:
             skip_bad=self.config.skip_bad,
         )
         prompts = list_prompts(self.store, split=Split.TRAIN)
-        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
+        reward = PolicyReward(model, self.store, self.config.conservative)
+        result = train_ppo(config, prompts, reward, model.find_problem)
         record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
         stopped = {"stopped": result.stopped} if result.stopped else {}
         return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}

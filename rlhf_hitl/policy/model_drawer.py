@@ -13,6 +13,7 @@ from rlhf_hitl.policy.draws import Draw, Finish
 from rlhf_hitl.policy.sampling import GenerationBackend, Sampling
 from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, plan_batches, sample_batch
+from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
 
@@ -105,10 +106,11 @@ class ModelDrawer(TokenReader):
         for batch in plan_batches(prompts, rows, self._batch_tokens, self._batch_size):
             if all(jobs[i].key in known for i in batch):
                 continue
-            answers = sample_batch(
-                self._model, [prompts[i] for i in batch], [rows[i] for i in batch], eos=eos, stop=stop,
-                pad=0 if pad is None else int(pad),  # type: ignore[arg-type]
-            )  # fmt: skip
+            with explain_out_of_memory("--batch-tokens (batch_tokens)", "max_new_tokens where that is at one row"):
+                answers = sample_batch(
+                    self._model, [prompts[i] for i in batch], [rows[i] for i in batch], eos=eos, stop=stop,
+                    pad=0 if pad is None else int(pad),  # type: ignore[arg-type]
+                )  # fmt: skip
             for i, answer in zip(batch, answers):
                 if jobs[i].key not in known:
                     yield jobs[i], self.make_draw(answer, eos)

@@ -6,13 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.policy.sampling import RowSampling
 from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
 from rlhf_hitl.reward.chat_template import ChatTemplate, make_images_error
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.types.messages import list_images
-from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     import torch
@@ -89,9 +87,6 @@ def sample_tokens(
         stop: ends a row with the token that completes a stop string.
         batch_tokens: the most tokens, of prompts and answers, that are computed side by side; None: all rows are.
         recorder: hears of each pass of the model, but not where `model.generate` makes them.
-
-    Raises:
-        OutOfMemory: a batch does not fit.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     for batch in plan_batches(prompts, samplings, batch_tokens):
@@ -133,10 +128,6 @@ def plan_batches(
     return batches
 
 
-class OutOfMemory(RlhfHitlError):
-    """A batch does not fit in memory."""
-
-
 def sample_batch(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -159,19 +150,8 @@ def sample_batch(
             return True
         return stop is not None and stop.is_reached(tokens)
 
-    try:
-        heard = {} if on_pass is None else {"on_pass": on_pass}
-        return decode(model, prompts, choose, is_finished, pad, **heard)
-    except RuntimeError as e:
-        # torch.OutOfMemoryError of a GPU is one; a CPU's allocator has no class of its own.
-        if not any(said in str(e).lower() for said in ("out of memory", "can't allocate memory", "not enough memory")):
-            raise
-        size = f"{say_count(len(prompts), 'row')} of up to {max(map(len, prompts)):,} tokens and "
-        size += f"{max(s.max_new_tokens for s in samplings):,} new ones"
-        raise OutOfMemory(
-            f"out of memory: expected room for {size} side by side. Fix: halve --batch-tokens (batch_tokens); "
-            "where that is at one row, halve max_new_tokens"
-        ) from e
+    heard = {} if on_pass is None else {"on_pass": on_pass}
+    return decode(model, prompts, choose, is_finished, pad, **heard)
 
 
 def _make_listener(recorder: PassRecorder | None, batch: Sequence[int]) -> OnPass | None:

@@ -15,7 +15,6 @@ from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_tempera
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.policy.stop_strings import StopFinder
 from rlhf_hitl.policy.token_sampling import (
-    OutOfMemory,
     PromptReader,
     _sample_with_generate,
     find_eos_ids,
@@ -102,13 +101,13 @@ def test_batches_hold_no_more_tokens_than_their_budget_and_every_row_once():
     assert [len(b) for b in plan_batches(prompts, draws, None, 4)] == [4, 2]
 
 
-def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, monkeypatch):
+def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, tokenizer, monkeypatch):
     def fail(**_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(model, "forward", fail)
-    with pytest.raises(OutOfMemory, match="halve --batch-tokens"):
-        sample_tokens(model, [[1, 2]] * 4, [RowSampling(1, 1, 10, i) for i in range(4)], eos=set(), pad=0)
+    with pytest.raises(BadInput, match="halve --batch-tokens"):
+        texts(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 12, 0)], 4)
 
 
 def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             rounds=arguments.rounds,
             reference=arguments.reference,
             data=[dataclasses.asdict(arguments), data.conservative, *model_id],
+            card={"reward_model_id": model_id[0], "conservative": data.conservative},
         )
         if is_main:
             base, model_of = settings.model_name_or_path, model_id[0]

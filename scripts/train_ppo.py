@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.lineage import record_tuned_policy
@@ -33,8 +34,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         prompts = list_prompts(store, split=Split.TRAIN)
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
-        reward, watch = PolicyReward(model, store, data.conservative), watching.open_watch(store, model)
-        result = train_ppo(config, prompts, reward, model.find_problem, watch)
+        reward, watch = PolicyReward(model, store, data.conservative), watching.open_watch(store, model, gather_object)
+        card = {"reward_model_id": model.id, "conservative": data.conservative}
+        result = train_ppo(config, prompts, reward, model.find_problem, watch, card)
         if PartialState().is_main_process:
             record_tuned_policy(store, result.folder, base=config.model_name_or_path, reward_model_id=model.id)
     return {

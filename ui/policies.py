@@ -21,7 +21,13 @@ from rlhf_hitl.labels.policy_votes import UNNAMED, PolicyVotes, read_policy_vote
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.store.label_votes import read_vote_weights
-from rlhf_hitl.store.policy_changes import PolicyChange, count_shared_prompts, find_changes, list_policy_names
+from rlhf_hitl.store.policy_changes import (
+    PolicyChange,
+    count_hidden_prompts,
+    count_shared_prompts,
+    find_changes,
+    list_policy_names,
+)
 from rlhf_hitl.store.reward_models import keep_day_whole
 from rlhf_hitl.ui.conversation import read_completion, render_card
 from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
@@ -197,6 +203,7 @@ def load_changes(store: Store, request: ChangesRequest, image_address: ImageAddr
         "next": page.next,
         "looked_at": page.looked_at,
         "total": count_shared_prompts(store, request.before, request.after),
+        "hidden": count_hidden_prompts(store, request.before, request.after),
     }
 
 

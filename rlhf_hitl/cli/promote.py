@@ -99,9 +99,10 @@ def promote_command(
         missing = "--policy" if policy is None else "--against"
         raise BadInput(f"{missing}, which is not given", expected="a policy", fix="give both, --list or --end")
     require_extra("train", "`rlhf-hitl promote`")
-    from rlhf_hitl.models import locate_model_folder
+    from rlhf_hitl.models import get_display_name, locate_model_folder
     from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
     from rlhf_hitl.policy.promotion_votes import look_at_promotion, say_progress, wait_for_decision
+    from rlhf_hitl.store.promotions import find_promotion
     from rlhf_hitl.store.reward_models import list_reward_models
 
     settings = PromotionSettings(
@@ -110,6 +111,10 @@ def promote_command(
     )  # fmt: skip
     for name in (policy, against):
         locate_model_folder(name)
+    names = get_display_name(policy), get_display_name(against)
+    if reward_model is None and (going_on := find_promotion(opened, *names, open_only=True)) is not None:
+        reward_model = going_on.reward_model_id  # a newer one has come since, perhaps
+        no_reward_model = no_reward_model or reward_model is None
     model = None
     if not no_reward_model and (reward_model is not None or list_reward_models(opened)):
         model = load_requested_model(opened, reward_model)

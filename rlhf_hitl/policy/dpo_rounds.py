@@ -11,7 +11,7 @@ import gc
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ def train_dpo_in_rounds(
     rounds: int = 1,
     reference: Literal["first", "previous"] = "first",
     data: Any = None,
+    card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train `rounds` times, each time from the policy of the round before, and write the last to `settings.output_dir`.
 
@@ -46,6 +47,7 @@ def train_dpo_in_rounds(
     Args:
         reference: `first`: every round trains one and the same adapter, and the reference is the policy without it.
             `previous`: a round's reference is the policy it starts from.
+        card: more of what the cards of the policies should say.
         data: what else decides about the pairs, in JSON: rounds made with other data are not gone on from.
 
     Raises:
@@ -54,7 +56,7 @@ def train_dpo_in_rounds(
     out = require_free_folder(settings.output_dir)
     if rounds == 1:
         pairs, not_paired = make_pairs(0, settings.model_name_or_path)
-        return train_dpo(settings, pairs, load_image, not_paired=not_paired)
+        return train_dpo(settings, pairs, load_image, not_paired=not_paired, card=card)
     if reference == "previous" and not settings.merge:
         raise BadInput(
             "merge false with reference previous",
@@ -82,7 +84,7 @@ def train_dpo_in_rounds(
                 load_image,
                 not_paired=not_paired,
                 start_adapter=before if is_first_kept else None,
-                card={"round": number + 1, "earlier_rounds": done, "reference": reference},
+                card={"round": number + 1, "earlier_rounds": done, "reference": reference} | dict(card or {}),
             )
             gc.collect()  # the trainer before the next one's model is loaded
         else:

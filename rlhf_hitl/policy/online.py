@@ -121,7 +121,7 @@ def train_online(
             0.0 if settings.mask_truncated_completions else settings.missing_eos_penalty,
             watch,
         )
-        keeper = RewardKeeper(rewards)
+        keeper = RewardKeeper(rewards, settings.max_kl)
         trainer = (RLOOPolicyTrainer if method == "rloo" else GRPOPolicyTrainer)(
             model=model,
             reward_funcs=rewards,  # type: ignore[arg-type]
@@ -142,6 +142,7 @@ def train_online(
         "steps": trainer.state.global_step,
         "processes": trainer.accelerator.num_processes,
         "stopped": rewards.stopped,
+        "keeps_last": is_sharded(trainer),  # the weights of the best step are not at hand
         "warnings": rewards.watch.warnings,
     }
     save_trained_policy(

@@ -181,17 +181,34 @@ class RewardCallable:
 
 
 class RewardKeeper(TrainerCallback):
-    """Stops a training that the watch wants stopped, and keeps in the checkpoints what reward and watch have seen, so
-    that a resumed run goes on as if it had not been stopped."""
+    """Stops a training that the watch wants stopped, or whose KL explodes, and keeps in the checkpoints what reward and
+    watch have seen, so that a resumed run goes on as if it had not been stopped.
 
-    def __init__(self, reward: RewardCallable):
-        self.reward = reward
+    Args:
+        max_kl: in nats an answer.
+    """
+
+    def __init__(self, reward: RewardCallable, max_kl: float):
+        self.reward, self.max_kl = reward, max_kl
         self.best: BestWeights | None = None
 
     def watch_over(self, model: Module) -> None:
         """Keep the weights of the best step: of a model that is whole in each process."""
         self.best = BestWeights(model)
         self.reward.on_best = self.best.keep
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Hear of KL and entropy, which are known after the answers have been scored."""
+        if not logs or ("kl" not in logs and "entropy" not in logs):
+            return
+        figures = {name: float(logs[name]) for name in ("kl", "entropy") if name in logs}
+        if "kl" in figures:  # of a token
+            figures["kl"] *= float(logs.get("completions/mean_length", 1.0))
+        self.reward.watch.add_figures(figures)
+        if not figures.get("kl", 0.0) <= self.max_kl and self.reward.stopped is None:
+            kl = f"{figures['kl']:.1f} nats an answer, more than max_kl {self.max_kl:g}"
+            self.reward.stopped = f"the KL from the reference is {kl}"
+            control.should_training_stop = True
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if self.reward.stopped is not None:

@@ -20,6 +20,10 @@ class OnlineSettings(PolicySettings):
     )
     max_prompt_tokens: int = field(default=512, metadata={"help": "Longer prompts are left out and counted."})
     beta: float = field(default=0.05, metadata={"help": "Weight of the KL from the policy without its adapter."})
+    max_kl: float = field(
+        default=50.0,
+        metadata={"help": "KL in nats an answer from the reference, beyond which the run stops."},
+    )
     missing_eos_penalty: float = field(
         default=1.0,
         metadata={

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from rlhf_hitl.policy.before_after import AnswerChange
+    from rlhf_hitl.types import Prompt
 
 #: The file in every tuned policy that says how it was made and how the training went.
 TRAINING_CARD = "training.json"
@@ -71,7 +72,8 @@ answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=50)[0, tokens[
 `training.json` has the settings and what was logged, `config.yaml` the settings alone.
 {% if card.stopped %}
 
-**It was stopped early:** {{ card.stopped }}. The folder holds the last good policy.
+**It was stopped early:** {{ card.stopped }}.
+The folder holds the {{ "last" if card.keeps_last else "last good" }} policy.
 {% endif %}
 {% for warning in card.warnings or () %}
 
@@ -132,6 +134,7 @@ def save_policy(
     base: str,
     merge: bool,
     card: dict[str, Any],
+    prompts: Sequence[Prompt] = (),
     samples: Sequence[AnswerChange] = (),
 ) -> None:
     """Write a tuned policy that `models.load_policy` reads, with the record of its tuning, whole or not at all.
@@ -140,9 +143,10 @@ def save_policy(
         base: name of the model under the adapter, written into an adapter that is not merged.
         card: `method`, `settings`, `history` (the figures of each logged step), and counts; `stopped` says why it was
             stopped early, and `warnings` is a list.
+        prompts: of the training.
         samples: answers before and after.
     """
-    from rlhf_hitl.reward.seen_prompts import SeenPrompts
+    from rlhf_hitl.reward.seen_prompts import SeenPrompts, find_prompts_seen_before
 
     with atomic_folder(out) as draft:
         if merge:
@@ -152,8 +156,9 @@ def save_policy(
                 adapter_config.base_model_name_or_path = base
             model.save_pretrained(str(draft))
         tokenizer.save_pretrained(draft)
-        # Marked as incomplete: a reward model on top of this policy cannot know which prompts the policy was tuned on.
-        SeenPrompts.of((), is_complete=False).save(draft)
+        # Marked as incomplete: what the policy learnt before it came here, nobody has recorded.
+        seen = SeenPrompts.of((p.family for p in prompts), is_complete=False)
+        (find_prompts_seen_before(base) | seen).save(draft)
         (draft / TRAINING_CARD).write_text(
             json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8"
         )

@@ -8,6 +8,7 @@ looks at what raters say.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -120,6 +121,7 @@ def start_promotion(
         raise BadInput(f"policy {new} against itself", expected="two policies", fix="rename one of the folders")
     model_id = None if reward_model is None else reward_model.id
     given = asdict(settings) | {"new": str(new_policy), "old": str(old_policy), "reward_model": model_id}
+    given |= {"new_weights": _identify(new_policy), "old_weights": _identify(old_policy)}
     if (found := find_promotion(store, new, old, round=round, open_only=round is None)) is not None:
         _refuse_other_settings(found, given | {"simulated": simulated})
         return found
@@ -171,6 +173,14 @@ def start_promotion(
         ahead=settings.ahead,
         by=by,
     )
+
+
+def _identify(policy: str) -> str:
+    """Return what tells a policy's weights from others of the same name."""
+    from rlhf_hitl.policy.sources import find_model
+
+    found = find_model(policy, backend="transformers", batch_tokens=1)
+    return hashlib.sha256(found.identity.encode()).hexdigest()[:16]
 
 
 def refuse_learnt_prompts(

@@ -89,7 +89,7 @@ def watch_promotions(store: Store) -> list[Promotion]:
 def wait_for_decision(store: Store, id: int, wait: Callable[[Promotion], bool | None]) -> Promotion:
     """Look again and again until a promotion is decided.
 
-    It ends undecided where nobody can be asked any more: raters are paused, or `wait` returns False.
+    It ends undecided where nobody can be asked any more, or `wait` returns False. While its project is paused it waits.
 
     Args:
         wait: called between two looks: it lets raters judge.

@@ -88,7 +88,7 @@ def save_trained_policy(
     Nothing is sampled from that copy: it is on a CPU.
 
     Args:
-        prompts: of the training; some are answered before and after.
+        prompts: of the training, of which a record is kept; some are answered before and after.
         max_new_tokens: most tokens of these answers.
     """
     accelerator = trainer.accelerator
@@ -108,7 +108,7 @@ def save_trained_policy(
             samples = sample_before_and_after(
                 model, of_text, prompts, max_new_tokens=max_new_tokens or MOST_TOKENS, seed=trainer.args.seed
             )
-        save_policy(model, tokenizer, out, base=base, merge=merge, card=card, samples=samples)
+        save_policy(model, tokenizer, out, base=base, merge=merge, card=card, prompts=prompts, samples=samples)
     accelerator.wait_for_everyone()
 
 

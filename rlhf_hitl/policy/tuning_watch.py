@@ -33,14 +33,20 @@ Gather = Callable[[list[Any]], list[Any]]
 #: Standard errors from which on a direction, and a fall from the best of all windows, are taken for shown. They are
 #: looked at in every step, and the best of many windows is best by luck, too: two would stop every long run.
 SHOWN, FALLEN = 3.5, 5.0
+#: Answers of a step that are compared with each other where each prompt has one.
+GROUP = 4
 #: What is warned of: figure → (the factor to its mean in the first window, what that looks like).
 WARNED_OF = {
     "tokens": ((0.4, 2.5), "answers have {now:.0f} tokens, and had {was:.0f}"),
     "entropy": ((0.3, math.inf), "the entropy of a token is {now:.2f} nats, and was {was:.2f}"),
     "distinct": ((0.5, math.inf), "of all answers {now:.0%} are different from each other, and {was:.0%} were"),
 }
-#: Shares that are warned of whatever they were before.
-MOST_REPEATED, MOST_EMPTY = 0.3, 0.5
+#: What is warned of whatever it was before: figure → (the most of it, what that looks like).
+TOO_MUCH = {
+    "kl": (20.0, "answers are {now:.1f} nats from the reference"),
+    "repeated": (0.3, "{now:.0%} of what answers say they have said before"),
+    "empty": (0.5, "{now:.0%} of the answers have no text"),
+}
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ class TuningWatch:
     Directions are told best from several answers to a prompt in a step: what differs between prompts raises reward and
     gold alike, and hides what differs between answers.
 
+    All processes of a training have one, and hear the same.
+
     Args:
         gold: scores conversations; None: nothing stops the tuning.
         gather: makes one list of those of all processes.
@@ -131,7 +139,7 @@ class TuningWatch:
         Args:
             texts: the answers; an empty one is an answer, too.
             rewards: (n,) what the tuning makes larger, in the reward model's units.
-            figures: the step's, of all processes; `tokens` and `entropy` among them are watched.
+            figures: the step's, of all processes; `tokens`, `entropy` and `kl` among them are watched.
         """
         gold = self._score(prompts, texts)
         own = [
@@ -152,11 +160,16 @@ class TuningWatch:
             [reward for reward, *_ in answers],
             [of_gold for _, of_gold, *_ in answers] if self.gold is not None else [],
             [number[prompt] for *_, prompt, _ in answers],
-            {name: figures[name] for name in (*WARNED_OF, "repeated", "empty") if name in figures},
+            {name: figures[name] for name in (*WARNED_OF, *TOO_MUCH) if name in figures},
         )
         self._steps.append(step)
         self._warn()
         return Sighting(None, True) if self.gold is None else self._judge(figures)
+
+    def add_figures(self, figures: Mapping[str, float]) -> None:
+        """Add to the newest step what is known of it only afterwards, such as its KL and entropy."""
+        if self._steps:
+            self._steps[-1].figures.update({name: figures[name] for name in (*WARNED_OF, *TOO_MUCH) if name in figures})
 
     def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
         if self.gold is None:
@@ -188,13 +201,15 @@ class TuningWatch:
         return Sighting(None, bool(gold.mean() >= gold_then.mean()))
 
     def _number_groups(self, steps: Sequence[WatchedStep]) -> np.ndarray:
-        """Return numbers of answers that are compared: those of one prompt in one step, or else all of a step.
-
-        Where no prompt has two answers in a step, differences between prompts cannot be told from those between
-        answers.
-        """
-        by_prompt = any(len(set(step.prompts)) < len(step.prompts) for step in steps)
-        numbers = [(i, prompt if by_prompt else 0) for i, step in enumerate(steps) for prompt in step.prompts]
+        """Return numbers of answers that are compared: those to one prompt in one step; or, where most prompts have one
+        answer, some of a step, for then differences between prompts cannot be told from those between answers."""
+        answers = sum(len(step.prompts) for step in steps)
+        by_prompt = 2 * sum(len(set(step.prompts)) for step in steps) <= answers
+        numbers = [
+            (i, prompt if by_prompt else place // GROUP)
+            for i, step in enumerate(steps)
+            for place, prompt in enumerate(step.prompts)
+        ]
         return np.unique(np.array(numbers), axis=0, return_inverse=True)[1].reshape(-1)
 
     def _find_window_before(self, end: int) -> int | None:
@@ -225,15 +240,13 @@ class TuningWatch:
         first = self._steps[: next(i for i in range(1, len(self._steps) + 1) if self._find_window_before(i) == 0)]
         now = self._steps[start:]
         for name, ((least, most), text) in WARNED_OF.items():
-            if all(name in step.figures for step in (*first, *now)):
-                was, is_now = (float(np.mean([s.figures[name] for s in steps])) for steps in (first, now))
-                if not least * was <= is_now <= most * was:
-                    self._say(name, text.format(now=is_now, was=was))
-        repeated, empty = (float(np.mean([s.figures[name] for s in now])) for name in ("repeated", "empty"))
-        if repeated > MOST_REPEATED:
-            self._say("repeated", f"{repeated:.0%} of what answers say they have said before")
-        if empty > MOST_EMPTY:
-            self._say("empty", f"{empty:.0%} of the answers have no text")
+            was, is_now = _mean(first, name), _mean(now, name)
+            if was is not None and is_now is not None and not least * was <= is_now <= most * was:
+                self._say(name, text.format(now=is_now, was=was))
+        for name, (most, text) in TOO_MUCH.items():
+            is_now = _mean(now, name)
+            if is_now is not None and is_now > most:
+                self._say(name, text.format(now=is_now))
 
     def _say(self, about: str, text: str) -> None:
         if not any(warning.startswith(f"{about}: ") for warning in self.warnings):
@@ -247,6 +260,12 @@ class TuningWatch:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._steps = [WatchedStep(**step) for step in state["steps"]]
         self.warnings = list(state["warnings"])
+
+
+def _mean(steps: Sequence[WatchedStep], name: str) -> float | None:
+    """Return the mean of a figure over the steps that have it; None where none has."""
+    values = [step.figures[name] for step in steps if name in step.figures]
+    return float(np.mean(values)) if values else None
 
 
 def _join(steps: Sequence[WatchedStep], name: str) -> np.ndarray:

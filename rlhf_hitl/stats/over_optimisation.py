@@ -13,14 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+#: With fewer groups their sums tell too little of how much they vary.
+MIN_GROUPS = 16
+
 
 @dataclass(frozen=True)
 class Direction:
     """Where a step along the reward leads the gold reward.
 
     Attributes:
-        correlation: of reward and gold among answers to the same prompt; 0 where either does not vary.
-        z: the covariance in its standard errors.
+        correlation: of reward and gold among answers of one group; 0 where either does not vary.
+        z: how far the covariance is from 0, as a standard normal deviate; 0 where there are too few groups to say.
     """
 
     correlation: float
@@ -30,29 +33,37 @@ class Direction:
 def measure_direction(rewards: np.ndarray, gold: np.ndarray, groups: np.ndarray) -> Direction:
     """Return how gold goes with the reward among answers that a policy might have given instead of each other.
 
+    The covariance is the mean of the groups' own, each unbiased. Products within a group depend on each other (those of
+    a pair are equal), so its error is that of sums over groups, with Student's t for their number.
+
     Args:
         rewards, gold: (n,) of the policy's answers.
-        groups: (n,) whole numbers; answers are compared within a group, such as those to one prompt.
+        groups: (n,) whole numbers; answers are compared within a group, such as those to one prompt. An answer alone in
+            its group says nothing.
     """
-    r, g = _centre(rewards, groups), _centre(gold, groups)
-    spread = math.sqrt(float((r**2).mean() * (g**2).mean())) if len(r) else 0.0
-    products = r * g
-    error = float(products.std(ddof=1)) / math.sqrt(len(r)) if len(r) > 1 else 0.0
-    if spread == 0 or error == 0:
+    from scipy import stats
+
+    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    x, y = (_centre(values, index, sizes) for values in (rewards, gold))
+    several = sizes > 1
+    n, count = int(sizes[several].sum()), int(several.sum())
+    spread = math.sqrt(float((x**2).sum() * (y**2).sum()))
+    if count < 2 or spread == 0:
         return Direction(0.0, 0.0)
-    return Direction(float(products.mean()) / spread, float(products.mean()) / error)
+    sums = np.bincount(index, x * y, len(sizes))[several] / n
+    correlation = float(sums.sum()) * n / spread
+    error = math.sqrt(count * float(sums.var(ddof=1)))
+    if count < MIN_GROUPS or error == 0:
+        return Direction(correlation, 0.0)
+    t = float(sums.sum()) / error
+    return Direction(correlation, math.copysign(float(stats.norm.isf(stats.t.sf(abs(t), count - 1))), t))
 
 
-def _centre(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def _centre(values: np.ndarray, index: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Take each group's mean away, and scale so that the variance is that of single values in spite of it."""
     x = np.asarray(values, dtype=float)
-    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    if not len(x):
-        return x
-    means = np.bincount(index, x) / sizes
-    alone = sizes[index] == 1
-    centred = (x - means[index]) * np.sqrt(sizes / np.maximum(sizes - 1, 1))[index]
-    return centred[~alone]
+    centred = x - (np.bincount(index, x, len(sizes)) / sizes)[index]
+    return centred * np.sqrt(sizes / np.maximum(sizes - 1, 1))[index]
 
 
 def compare_means(before: np.ndarray, now: np.ndarray) -> float:

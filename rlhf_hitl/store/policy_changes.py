@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from rlhf_hitl.store.comparisons import load_completions, load_prompts, measures_raters
 from rlhf_hitl.store.counted_votes import read_counted_votes
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.service_tables import promotion_draws, promotions
 from rlhf_hitl.store.tables import comparisons, completions
 from rlhf_hitl.types import Completion, Prompt
 from rlhf_hitl.types.votes import read_pair_votes
@@ -71,6 +72,13 @@ def count_shared_prompts(store: Store, before: str, after: str) -> int:
         return conn.execute(sa.select(sa.func.count()).select_from(query)).scalar_one()
 
 
+def count_hidden_prompts(store: Store, before: str, after: str) -> int:
+    """Return of how many prompts the answers are not shown: they are being judged in a promotion that is open."""
+    query = _select_being_judged(before, after).distinct().subquery()
+    with store.read() as conn:
+        return conn.execute(sa.select(sa.func.count()).select_from(query)).scalar_one()
+
+
 def list_policy_names(store: Store) -> list[str]:
     """Return the names of all policies that have answered something, by name."""
     with store.read() as conn:
@@ -115,8 +123,24 @@ def _select_shared(before: str, after: str) -> sa.Select:
         .where(
             completions.c.policy == after,
             sa.exists().where(other.c.prompt_id == completions.c.prompt_id, other.c.policy == before),
+            # Leads rate, too, and nobody may learn here which of two policies wrote what they are asked about.
+            completions.c.prompt_id.not_in(_select_being_judged(before, after)),
         )
         .distinct()
+    )
+
+
+def _select_being_judged(before: str, after: str) -> sa.Select:
+    both = (before, after)
+    return (
+        sa.select(promotion_draws.c.prompt_id)
+        .join(promotions, promotions.c.id == promotion_draws.c.promotion_id)
+        .where(
+            promotions.c.decided_at.is_(None),
+            promotions.c.new_policy.in_(both),
+            promotions.c.old_policy.in_(both),
+            promotion_draws.c.comparison_id.is_not(None),
+        )
     )
 
 

@@ -22,9 +22,9 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.comparisons import compute_queue_position, insert_comparisons, insert_completions
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import find_role
-from rlhf_hitl.store.queue.places import NOW, is_free
+from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.service_tables import promotion_draws, promotions
-from rlhf_hitl.store.tables import comparisons, judgments, lanes, places, projects
+from rlhf_hitl.store.tables import comparisons, judgments, places
 from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Verdict
 from rlhf_hitl.types.promotions import Decision
 
@@ -269,21 +269,13 @@ def read_gate_votes(store: Store, id: int, *, simulated: bool) -> GateVotes:
 
 
 def has_work_left(store: Store, id: int) -> bool:
-    """Return whether a rater holds a place of a promotion or could get one."""
-    query = (
-        sa.select(places.c.comparison_id)
-        .join(promotion_draws, promotion_draws.c.comparison_id == places.c.comparison_id)
-        .join(lanes, lanes.c.id == places.c.lane_id)
-        .join(projects, projects.c.id == lanes.c.project_id)
-        .where(
-            promotion_draws.c.promotion_id == id,
-            places.c.role == "",
-            places.c.judgment_id.is_(None),
-            sa.or_(projects.c.paused_at.is_(None), places.c.leased_until > NOW),
-        )
+    """Return whether a rater holds a place of a promotion or could get one, now or when its project goes on."""
+    query = sa.select(places.c.comparison_id).join(
+        promotion_draws, promotion_draws.c.comparison_id == places.c.comparison_id
     )
+    query = query.where(promotion_draws.c.promotion_id == id, places.c.role == "", places.c.judgment_id.is_(None))
     with store.read() as conn:
-        return conn.execute(query.limit(1), {"now": store.now(conn)}).first() is not None
+        return conn.execute(query.limit(1)).first() is not None
 
 
 def write_progress(store: Store, id: int, figures: Mapping[str, Any]) -> Promotion:

@@ -109,10 +109,10 @@ def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_its
     of_run = settings("rloo", policy, tmp_path / "tuned", max_steps=40, per_device_train_batch_size=64, beta=0.0)
     of_run.learning_rate, of_run.missing_eos_penalty = 2e-3, 0.0
     result = train_online(of_run, prompts(32), reward, watch=watch)
-    assert "lowers the gold reward" in result["stopped"]
+    assert "the gold reward" in result["stopped"]
     gold = [row["gold"] for row in result["history"]]
     assert len(gold) < 40
-    assert gold[-1] > gold[0] - 0.05 * abs(gold[0])
+    assert gold[-1] > 0.95 * max(gold)
     card = json.loads((tmp_path / "tuned" / TRAINING_CARD).read_text())
     assert card["stopped"] == result["stopped"]
     assert "stopped early" in (tmp_path / "tuned" / "README.md").read_text()

@@ -23,8 +23,9 @@ def test_the_direction_is_the_derivative_of_gold_along_the_tilt_by_the_reward():
 
     slope = (mean_of_gold(1e-5) - mean_of_gold(-1e-5)) / 2e-5
     assert slope == pytest.approx(-0.25, abs=1e-6)
-    # Of the same four answers, drawn alike: correlation -0.25 / (sqrt(1.25) * 0.5)
-    assert measure_direction(r, g, np.zeros(4, int)).correlation == pytest.approx(-0.25 / (np.sqrt(1.25) * 0.5))
+    # Of the same four answers, drawn alike to each of 20 prompts: correlation -0.25 / (sqrt(1.25) * 0.5)
+    found = measure_direction(np.tile(r, 20), np.tile(g, 20), np.repeat(np.arange(20), 4))
+    assert found.correlation == pytest.approx(-0.25 / (np.sqrt(1.25) * 0.5))
 
 
 def test_what_differs_between_prompts_is_no_direction():
@@ -32,8 +33,19 @@ def test_what_differs_between_prompts_is_no_direction():
     prompt = np.repeat(np.arange(100), 4)
     shared, own = 5 * rng.normal(size=100)[prompt], rng.normal(size=400)
     reward, gold = shared + own, shared - own
-    assert measure_direction(reward, gold, np.zeros(400, int)).correlation > 0.8
-    assert measure_direction(reward, gold, prompt).correlation == pytest.approx(-1)
+    assert measure_direction(reward, gold, np.arange(400) % 20).correlation > 0.8
+    found = measure_direction(reward, gold, prompt)
+    assert found.correlation == pytest.approx(-1)
+    assert found.z < -8
+    assert measure_direction(reward[:40], gold[:40], prompt[:40]).z == 0  # ten prompts say too little
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_where_gold_has_nothing_to_do_with_the_reward_z_is_standard_normal(size):
+    rng, groups = np.random.default_rng(size), np.repeat(np.arange(128 // size), size)
+    z = [measure_direction(rng.normal(size=128), rng.normal(size=128), groups).z for _ in range(400)]
+    assert np.std(z) == pytest.approx(1, abs=0.12)  # the standard error of a standard deviation of 400 is 0.035
+    assert abs(np.mean(z)) < 0.2
 
 
 def test_means_are_compared_in_standard_errors():
@@ -72,6 +84,18 @@ def test_a_length_bug_is_stopped_before_gold_has_fallen_by_five_per_cent(seed):
     assert truth[-1] >= 0.95 * max(truth)
     assert "lowers the gold reward" in str(why)
     assert tune(True, LENGTH_BUG, np.array([0.4, -0.4]), seed=seed, per_prompt=1)[0] is not None  # later, yet it is
+
+
+def test_a_prompt_that_comes_twice_in_a_step_changes_nothing():
+    rng, order = np.random.default_rng(0), []
+    watch = TuningWatch(lambda chats: gold, window=128)
+    for _ in range(150):  # passes through 60 prompts, 8 a step: some steps end one pass and begin the next
+        while len(order) < 8:
+            order += list(rng.permutation(60))
+        prompts, order = [PROMPTS[i] for i in order[:8]], order[8:]
+        reward = rng.normal(size=8)
+        gold = 0.5 * reward + rng.normal(size=8)
+        assert watch.observe(prompts, [str(i) for i in range(8)], reward, {}).stop is None
 
 
 def test_an_honest_reward_runs_to_its_end_and_without_gold_all_do():

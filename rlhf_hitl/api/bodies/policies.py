@@ -89,5 +89,5 @@ class LineageOut(BaseModel):
     settings_digest: str | None
     created_at: datetime | None
     replaced: int = Field(description="Earlier policies of the same name.")
-    outcome: Literal["promoted", "rejected", "undecided"] | None
+    outcome: Literal["open", "promoted", "rejected", "undecided"] | None
     gate: str | None

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.tuning_watch import Sighting, TuningWatch
-from rlhf_hitl.types import Prompt
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 
 class RunStopped(Exception):
@@ -34,22 +27,3 @@ def find_reason_to_stop(figures: dict[str, float], config: PPOConfig) -> str | N
     if figures.get("kl", 0.0) > config.max_kl:
         return f"the KL from the reference is {figures['kl']:.1f} nats an answer, more than max_kl {config.max_kl:g}"
     return None
-
-
-def ask_watch(
-    watch: TuningWatch,
-    accelerator: Accelerator,
-    prompts: Sequence[Prompt],
-    texts: Sequence[str],
-    rewards: Sequence[float],
-    figures: dict[str, float],
-) -> Sighting:
-    """Show the answers of all processes to the main one's watch, in the order of their positions; all hear of it."""
-    from accelerate.utils import broadcast_object_list, gather_object
-
-    shares = gather_object([list(zip(prompts, texts, rewards))])
-    seen: list[Any] = [None]
-    if accelerator.is_main_process:
-        rows = [row for rows in zip(*shares) for row in rows]  # position p is the process p % processes
-        seen = [watch.observe([p for p, _, _ in rows], [t for _, t, _ in rows], [r for *_, r in rows], figures)]
-    return broadcast_object_list(seen)[0] if accelerator.num_processes > 1 else seen[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,7 +103,7 @@ class RolloutSampler:
             )
         self.prompts = [p for p, _ in fitting]
         self.prompt_tokens = [tokens for _, tokens in fitting]
-        self.left_out = len(tokenized) - len(fitting)
+        self.too_long = len(tokenized) - len(fitting)
         self._shuffle = lru_cache(2)(self._shuffle_prompts)  # a step can end one pass and begin the next
 
     def sample(self, model: ActorCritic, sampling_policy: SamplingPolicy, step: int) -> Rollouts:
@@ -163,6 +166,14 @@ class RolloutSampler:
     def _shuffle_prompts(self, lap: int) -> np.ndarray:
         return np.random.default_rng((self.config.seed, lap)).permutation(len(self.prompts))
 
+    def _ask_reward(self, chats: list[Conversation]) -> np.ndarray:
+        """Return the rewards; NaN where the reward model refuses, so that all processes hear of it together."""
+        try:
+            return np.asarray(self.reward(chats), dtype=np.float64)
+        except BadInput as e:
+            log.warning("%s", e)
+            return np.full(len(chats), np.nan)
+
     def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return (n,) rewards, and where the reward model can read the answer; the reward is 0 where it cannot.
 
@@ -173,7 +184,7 @@ class RolloutSampler:
         rewards = np.zeros(len(chats))
         if readable.any():
             asked = [chat for chat, is_readable in zip(chats, readable) if is_readable]
-            scored = np.asarray(self.reward(asked), dtype=np.float64)
+            scored = self._ask_reward(asked)
             if scored.shape != (len(asked),):
                 raise BadInput(
                     f"rewards of shape {scored.shape}",

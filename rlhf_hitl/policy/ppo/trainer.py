@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.before_after import sample_before_and_after
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo import math as ppo_math
-from rlhf_hitl.policy.ppo.brakes import RunStopped, ask_watch, find_reason_to_stop
+from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
@@ -51,18 +52,20 @@ def train_ppo(
     reward: RewardFunction,
     find_problem: ProblemFinder | None = None,
     watch: TuningWatch | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> PPOResult:
     """Tune a policy on prompts of the train split and write it to `config.output_dir`.
 
     Args:
         find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
-        watch: looks at each step's answers, and stops the run where it hacks the reward.
+        watch: looks at each step's answers, in all processes, and stops the run where it hacks the reward.
+        card: more of what the policy's card should say.
 
     Raises:
         BadInput: a prompt may not be trained on or not be read, no prompt fits, `output_dir` is taken, the launcher
             shards weights, the first rewards are not finite, or memory is out.
     """
-    return PPOTrainer(config, prompts, reward, find_problem, watch).run()
+    return PPOTrainer(config, prompts, reward, find_problem, watch, card).run()
 
 
 class PPOTrainer:
@@ -75,6 +78,7 @@ class PPOTrainer:
         reward: RewardFunction,
         find_problem: ProblemFinder | None = None,
         watch: TuningWatch | None = None,
+        card: Mapping[str, Any] | None = None,
     ):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -84,7 +88,8 @@ class PPOTrainer:
         from rlhf_hitl.models import load_policy, load_tokenizer, resolve_dtype
         from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 
-        self.config, self.watch = config, TuningWatch(None) if watch is None else watch
+        self.config, self.card = config, card or {}
+        self.watch = TuningWatch(None, gather=gather_object) if watch is None else watch
         self.out = require_free_folder(config.output_dir)
         refuse_heldout(prompts)
         trackers: list[Any] = config.report_to
@@ -179,8 +184,7 @@ class PPOTrainer:
             "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
         }
         self._check(find_reason_to_stop(figures, config), figures)
-        answers = rollouts.prompts, rollouts.texts, rollouts.rewards.tolist()
-        seen = ask_watch(self.watch, self.accelerator, *answers, figures)
+        seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
         self._check(seen.stop, figures)
         if seen.is_best:
             progress.good = self.model.copy_trainable()
@@ -248,10 +252,11 @@ class PPOTrainer:
             "settings": dataclasses.asdict(config),
             "processes": self.accelerator.num_processes,
             "prompts": len(self.sampler.prompts),
-            "prompts_left_out": self.sampler.left_out,
-            "empty_answers": history[-1]["empty"],
+            "too_long": self.sampler.too_long,
+            "empty_answers": history[-1].get("empty"),
             "stopped": stopped,
             "warnings": self.watch.warnings,
+            **self.card,
             "left_out": self.sampler.unreadable.as_dict(),
             "history": history,
         }
@@ -271,6 +276,7 @@ class PPOTrainer:
             base=config.model_name_or_path,
             merge=merge,
             card=card,
+            prompts=self.sampler.prompts,
             samples=samples,
         )
 

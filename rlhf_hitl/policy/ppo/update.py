@@ -86,7 +86,9 @@ class PPOUpdater:
     def _make_figures(self, totals: Tensor, norms: list[float]) -> dict[str, float]:
         count, *sums = totals.tolist()
         means = {name: total / count for name, total in zip(FIGURES, sums)}
-        return means | {"gradient_norm": max(norms, default=0.0), "updates": float(sum(map(math.isfinite, norms)))}
+        # `max` passes over what is not a number.
+        largest = next((norm for norm in norms if not math.isfinite(norm)), max(norms, default=0.0))
+        return means | {"gradient_norm": largest, "updates": float(sum(map(math.isfinite, norms)))}
 
     def _choose_minibatches(self, step: int, epoch: int) -> list[Tensor]:
         """Return the indices of this process's rollouts in each minibatch.

@@ -32,7 +32,9 @@ function createChangesView(dashboard, server, address) {
     $("changes-list").removeAttribute("aria-busy");
     if (!checkAnswer(answer)) return;
     next = answer.next;
-    $("changes-count").textContent = t("policies_shared", { n: formatNumber(answer.total) });
+    const counted = [t("policies_shared", { n: formatNumber(answer.total) })];
+    if (answer.hidden) counted.push(t("policies_being_judged", { n: formatNumber(answer.hidden) }));
+    $("changes-count").textContent = counted.join(" · ");
     $("changes-first").setAttribute("aria-disabled", String(!start));
     $("changes-next").setAttribute("aria-disabled", String(next === null));
     $("changes-pages").hidden = !start && next === null;

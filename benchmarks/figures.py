@@ -407,16 +407,6 @@ def draw_ppi(f: dict[str, Any]) -> str:
     )
 
 
-def draw_ppo_toy(f: dict[str, Any]) -> str:
-    return (
-        "| a toy task whose optimum is known | |\n| --- | ---: |\n"
-        f"| share of the optimum, mean (worst seed) | {f['optimal_share']:.1%} ({f['optimal_share.low']:.1%}) |\n"
-        f"| KL with a high weight, nats an answer (with a low one) | {f['kl_high_weight']:.3f} "
-        f"({f['kl_low_weight']:.1f}) |\n"
-        f"| estimated less exact KL, in its standard errors | {f['kl_error']:.2f} |\n"
-    )
-
-
 def draw_features_speed(f: dict[str, Any]) -> str:
     def make_row(precision: str, prefix: str) -> str:
         ratio, worst, best = (f[f"{prefix}tokens_ratio{end}"] for end in ("", ".worst_turn", ".best_turn"))
@@ -570,7 +560,6 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "doubt": draw_doubt,
     "conservative": draw_conservative,
     "ppi": draw_ppi,
-    "ppo_toy": draw_ppo_toy,
     "features_speed": draw_features_speed,
     "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,

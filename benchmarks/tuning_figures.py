@@ -135,8 +135,35 @@ def draw_real_tuning_samples(f: dict[str, Any]) -> str:
     )
 
 
+def draw_ppo_toy(f: dict[str, Any]) -> str:
+    return (
+        "| a toy task whose optimum is known | |\n| --- | ---: |\n"
+        f"| share of the optimum, mean (worst seed) | {f['optimal_share']:.1%} ({f['optimal_share.low']:.1%}) |\n"
+        f"| KL with a high weight, nats an answer (with a low one) | {f['kl_high_weight']:.3f} "
+        f"({f['kl_low_weight']:.1f}) |\n"
+        f"| estimated less exact KL, in its standard errors | {f['kl_error']:.2f} |\n"
+    )
+
+
+def draw_ppo_value_head(f: dict[str, Any]) -> str:
+    def say(kind: str, name: str) -> str:
+        return f"{f[f'{kind}.{name}']:.2f} ± {f[f'{kind}.{name}.se']:.2f}"
+
+    names = ("explained_variance", "explained_early", "reward_gain")
+    return (
+        "| `value_head` | explained, last 15 of 50 steps | explained, steps 6 to 20 | gain in reward |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        + "".join(
+            f"| `{kind}` | {' | '.join(say(kind, name) for name in names)} |\n"
+            for kind in ("linear", "mlp", "shared", "critic")
+        )
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gpu": draw_gpu,
+    "ppo_toy": draw_ppo_toy,
+    "ppo_value_head": draw_ppo_value_head,
     "real_tuning": draw_real_tuning,
     "real_tuning_samples": draw_real_tuning_samples,
     "scale": draw_scale,

@@ -1,6 +1,7 @@
 """The benchmarks run, and the documentation's figures are theirs."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -143,6 +144,13 @@ def test_ppo_comes_near_a_known_optimum_and_estimates_its_kl():
     assert 0.5 < figures["optimal_share"] <= 1
     assert figures["kl_high_weight"] < figures["kl_low_weight"]
     assert 0 < figures["kl_error"] < 3
+
+
+def test_the_value_heads_of_ppo_are_measured_on_long_answers():
+    figures = quick("ppo_value_head.py")
+    for kind in ("linear", "mlp", "shared", "critic"):
+        assert figures[f"{kind}.explained_variance"] <= 1
+        assert math.isfinite(figures[f"{kind}.reward_gain"])
 
 
 def test_ordering_a_pool_is_timed():

@@ -41,8 +41,10 @@ class LoopConfig(BaseModel):
     # Nothing is tuned on a reward model whose accuracy on held-out labels is shown to be below this.
     gate_accuracy: float = Field(default=0.5, ge=0, le=1)
     # The tuned policy is promoted where raters are shown to prefer it to the old one, on held-out prompts.
-    gate_prompts: int = Field(default=40, ge=1)  # both policies answer so many at most
-    gate_judgments: int = Field(default=40, ge=1)  # raters compare the answers to so many of them at most
+    # With few prompts only large gains are shown. Simulated, with a fifth of ties: what wins 60 % is promoted by 40
+    # judgments in 16 of 100 cases, and by 160 in 72. Prompts that are answered and not judged make predictions help.
+    gate_prompts: int = Field(default=200, ge=1)  # both policies answer so many at most
+    gate_judgments: int = Field(default=160, ge=1)  # raters compare the answers to so many of them at most
     gate_gain: float = Field(default=0.1, gt=0, lt=0.5)  # rejected once a win rate of 1/2 and this is ruled out
     gate_alpha: float = Field(default=0.05, gt=0, lt=1)  # chance to promote what is no better, at most
     gate_beta: float = Field(default=0.1, gt=0, lt=1)  # chance to reject what is better by gate_gain, at most

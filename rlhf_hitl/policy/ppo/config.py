@@ -52,7 +52,7 @@ class PPOConfig:
     clip: float = _declare_setting(0.2, "Clip range of the probability ratio.")
     value_clip: float = _declare_setting(0.5, "How far a value may move from the old one, in standard deviations.")
     value_head: Literal["linear", "mlp", "shared", "critic"] = _declare_setting(
-        "linear", "What estimates the value: linear or mlp (detached), shared (trains the adapter, too), or critic."
+        "mlp", "What estimates the value: linear or mlp (detached), shared (trains the adapter, too), or critic."
     )
     value_weight: float = _declare_setting(
         0.1, "Weight of the value loss beside the policy's where value_head is shared."

@@ -61,7 +61,7 @@ class ActorCritic(nn.Module):
         BadInput: the log-probabilities of the model are not those of its output layer.
     """
 
-    def __init__(self, policy: PeftModel, temperature: float, value_head: ValueHead = "linear"):
+    def __init__(self, policy: PeftModel, temperature: float, value_head: ValueHead = "mlp"):
         super().__init__()
         self.policy, self.temperature, self.kind = policy, temperature, value_head
         width = _read_text_config(policy).hidden_size

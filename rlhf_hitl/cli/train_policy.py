@@ -174,7 +174,7 @@ def _train(
         else:
             launch_processes(script, arguments, processes, store=store)
     card = read_training_card(folder)
-    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
+    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
     rows = {k: v for k, v in data.items() if not isinstance(v, dict | list)} | data.get("last", {})
     left_out = [f"{n:,} made no pair: {reason}" for reason, n in card.get("not_paired", {}).items()]

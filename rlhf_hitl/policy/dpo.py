@@ -307,11 +307,12 @@ def train_dpo(
 
 
 def count_pairs(pairs: Sequence[DPOPair]) -> dict[str, float]:
-    """Return how many pairs there are of each source, how many with votes for a tie, and the means of share and
-    weight."""
+    """Return how many pairs there are of each source, on how many of the raters' a simulated one has voted, how many
+    have votes for a tie, and the means of share and weight."""
     sources = [p.label_source for p in pairs]
     return {
-        "human_pairs": sources.count("human"),
+        "rater_pairs": sources.count("human"),
+        "simulated_rater_pairs": sum(p.simulated for p in pairs),
         "model_pairs": sources.count("model"),
         "pairs_with_ties": sum(p.tie > 0 for p in pairs),
         "mean_share": sum(p.share for p in pairs) / len(pairs),

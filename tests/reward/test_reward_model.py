@@ -137,6 +137,7 @@ def test_models_of_the_two_halves_have_no_training_prompt_in_common(judged_store
     # The watch takes one of them over the other, and no model over itself.
     watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / second.id)).open_watch(judged_store, first)
     assert watch.gold is not None
+    assert watch.gold_model_id == second.id, "the newest may be another when the run is given again"
     with pytest.raises(BadInput, match="another model than reward_model"):
         WatchArguments(gold_reward_model=second.id).open_watch(judged_store, second)
 

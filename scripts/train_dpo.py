@@ -25,6 +25,7 @@ from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
+from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model = data.open_reward_model(store) if is_main and not arguments.human_only else None
         model_id: list[Any] = [None if model is None else model.id]
         broadcast_object_list(model_id)
+        changed = list_changed_arguments(
+            data, arguments, reward_model=model_id[0], model_name_or_path=settings.model_name_or_path
+        )
 
         def make_pairs(number: int, policy: str) -> tuple[list[DPOPair], Counter[str]]:
             """Return the pairs of a round, the same in every process, and counts of what made none."""
@@ -76,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             rounds=arguments.rounds,
             reference=arguments.reference,
             data=[dataclasses.asdict(arguments), data.conservative, *model_id],
-            card={"reward_model_id": model_id[0], "conservative": data.conservative},
+            card={"arguments": changed, **describe_reward_model(model), "conservative": data.conservative},
         )
         if is_main:
             base, model_of = settings.model_name_or_path, model_id[0]

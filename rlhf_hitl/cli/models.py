@@ -136,6 +136,7 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "labels": model.figures.get("train_labels"),
                 "calibration_labels": model.figures.get("calibration_labels"),
                 "simulated_labels": model.figures.get("simulated_labels"),
+                "half": model.figures.get("half"),
                 "backbone": model.backbone,
                 "simulated": model.simulated,
                 "path": model.path,
@@ -201,7 +202,7 @@ def _say_labels(row: dict[str, Any]) -> str:
     origin = LabelOrigin.of_card(figures | {"simulated": row["simulated"]})
     if origin is None:
         return "some simulated" if row["simulated"] else "-"
-    return origin.text
+    return origin.text + (f" of the {row['half']} half" if row["half"] else "")
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:

@@ -174,7 +174,7 @@ def _train(
         else:
             launch_processes(script, arguments, processes, store=store)
     card = read_training_card(folder)
-    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
+    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
     rows = {k: v for k, v in data.items() if not isinstance(v, dict | list)} | data.get("last", {})
     left_out = [f"{n:,} made no pair: {reason}" for reason, n in card.get("not_paired", {}).items()]
@@ -216,7 +216,12 @@ def _check_settings(
     from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo.config import PPOConfig
-    from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_SETTINGS, DataArguments
+    from rlhf_hitl.policy.training import (
+        FORMER_NAMES,
+        UNSUPPORTED_SETTINGS,
+        DataArguments,
+        refuse_unknown_choices,
+    )
     from rlhf_hitl.policy.tuning_watch import WatchArguments
 
     of_method = {"ppo": (WatchArguments, PPOConfig), "dpo": (DPOPairArguments,)}.get(method, (WatchArguments,))
@@ -230,6 +235,7 @@ def _check_settings(
         if name in unsupported and str(values[name]).lower() not in OFF:
             where = f"--set {name}={values[name]}" if name in settings else f"{file}: {name} {values[name]!r}"
             raise BadInput(where, expected=f"{name} left out", fix=unsupported[name])
+        refuse_unknown_choices(method, {name: values[name]}, "--" if name in settings else f"{file}: ")
     if method == "ppo":
         parse_arguments(kinds, arguments, formerly=FORMER_NAMES, is_quiet=True)
 

@@ -216,6 +216,7 @@ def _report_model(opened: Store, model: RewardModel, workspace: Path, outcome: s
         "folder": folder,
         "labels (votes)": f"{model.card['train_labels']} ({model.card['train_votes']})",
         "calibration labels": model.card["calibration_labels"],
+        **({"half of the training prompts": model.card["half"]} if "half" in model.card else {}),
     }
     title = _make_title(model.card, outcome)
     return Result(

@@ -181,6 +181,7 @@ class RoundSteps:
         from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
         from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
         from rlhf_hitl.policy.lineage import record_tuned_policy
+        from rlhf_hitl.policy.tuning_record import describe_reward_model
 
         policy = self._find_starting_policy()
         if not self.config.dpo_pairs:
@@ -205,7 +206,8 @@ class RoundSteps:
         settings = DPOSettings(
             model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad
         )
-        figures = train_dpo(settings, pairs, self.store.images.load, not_paired=not_paired)
+        card = describe_reward_model(model) | {"conservative": self.config.conservative}
+        figures = train_dpo(settings, pairs, self.store.images.load, not_paired=not_paired, card=card)
         record_tuned_policy(self.store, out, base=policy, reward_model_id=model and model.id, round=self.round)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
@@ -215,6 +217,7 @@ class RoundSteps:
         from rlhf_hitl.policy.ppo.config import PPOConfig
         from rlhf_hitl.policy.ppo.trainer import train_ppo
         from rlhf_hitl.policy.rewards import PolicyReward
+        from rlhf_hitl.policy.tuning_record import describe_reward_model
 
         start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:
@@ -235,7 +238,8 @@ class RoundSteps:
         )
         prompts = list_prompts(self.store, split=Split.TRAIN)
         reward = PolicyReward(model, self.store, self.config.conservative)
-        result = train_ppo(config, prompts, reward, model.find_problem)
+        card = describe_reward_model(model) | {"conservative": self.config.conservative}
+        result = train_ppo(config, prompts, reward, model.find_problem, card=card)
         record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
         stopped = {"stopped": result.stopped} if result.stopped else {}
         return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}

@@ -26,6 +26,7 @@ from rlhf_hitl.policy.training import (
     explain_out_of_memory,
     make_policy_lora_config,
     refuse_heldout,
+    refuse_unknown_choices,
 )
 from rlhf_hitl.policy.trl_settings import PolicySettings
 from rlhf_hitl.policy.trl_training import (
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 #: The largest share of ties that `fit_tie_odds` takes at its word: where all are ties no odds fit.
 MOST_TIES = 0.9
+#: Losses for which TRL has no other divergence than this one.
+LOSSES_OF_REVERSE_KL = ("nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down")
 
 
 @dataclass
@@ -70,6 +73,24 @@ class DPOSettings(PolicySettings, DPOConfig):
             "once, no pair has images, and the launcher does not put the weights in parts."
         },
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unknown_choices("dpo", vars(self))
+        # TRL refuses these two when it makes a trainer, which is after answers were sampled.
+        if "exo_pair" in self.loss_type and self.label_smoothing == 0:
+            raise BadInput(
+                f"label_smoothing {self.label_smoothing}",
+                expected="above 0 with the loss exo_pair",
+                fix="set label_smoothing=1e-3",
+            )
+        without = [name for name in self.loss_type if name in LOSSES_OF_REVERSE_KL]
+        if self.f_divergence_type != "reverse_kl" and without:
+            raise BadInput(
+                f"f_divergence_type {self.f_divergence_type}",
+                expected=f"reverse_kl with the loss {without[0]}",
+                fix="leave f_divergence_type out, or choose another loss_type",
+            )
 
 
 #: The columns of a row that say what its label is worth.
@@ -286,11 +307,12 @@ def train_dpo(
 
 
 def count_pairs(pairs: Sequence[DPOPair]) -> dict[str, float]:
-    """Return how many pairs there are of each source, how many with votes for a tie, and the means of share and
-    weight."""
+    """Return how many pairs there are of each source, on how many of the raters' a simulated one has voted, how many
+    have votes for a tie, and the means of share and weight."""
     sources = [p.label_source for p in pairs]
     return {
-        "human_pairs": sources.count("human"),
+        "rater_pairs": sources.count("human"),
+        "simulated_rater_pairs": sum(p.simulated for p in pairs),
         "model_pairs": sources.count("model"),
         "pairs_with_ties": sum(p.tie > 0 for p in pairs),
         "mean_share": sum(p.share for p in pairs) / len(pairs),

@@ -15,6 +15,7 @@ class DPOPair:
     Attributes:
         label_source: "human" or "model".
         margin: the reward model's in logits, 0 for people's pairs.
+        simulated: whether a simulated rater has voted on it.
         uncertainty: the standard deviation of that margin, 0 for people's pairs.
         share: of the votes that prefer a side, what those for `chosen` are worth, at least one half. For the reward
             model's pairs the probability that a rater who sees a difference prefers `chosen`.
@@ -31,6 +32,7 @@ class DPOPair:
     weight: float = 1.0
     tie: float = 0.0
     uncertainty: float = 0.0
+    simulated: bool = False
 
     @property
     def completion_ids(self) -> frozenset[str]:

@@ -25,6 +25,8 @@ from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, re
 from rlhf_hitl.policy.trl_training import list_changed_settings
 from rlhf_hitl.reward.vision import ImageLoader
 
+#: What a round that is gone on from says of its pairs.
+COUNTS_OF_PAIRS = ("rater_pairs", "simulated_rater_pairs", "model_pairs")
 #: Makes the pairs of a round (from 0) for the policy so far, the same in every process, and counts what made none.
 PairMaker = Callable[[int, str], tuple[Sequence[DPOPair], Counter[str]]]
 
@@ -89,7 +91,7 @@ def train_dpo_in_rounds(
             gc.collect()  # the trainer before the next one's model is loaded
         else:
             card = read_training_card(folder)
-            figures = {name: card.get(name) for name in ("human_pairs", "model_pairs", "mean_share", "steps", "loss")}
+            figures = {name: card.get(name) for name in (*COUNTS_OF_PAIRS, "mean_share", "steps", "loss")}
         done = [*done, {"round": number + 1, **figures}]
         policy, before = str(folder), folder
     if PartialState().is_main_process:

@@ -62,7 +62,8 @@ def collect_human_pairs(
             weight = weigh_votes(total, len(comparison.completions))
             pairs.append(
                 DPOPair(
-                    comparison.prompt, chosen, rejected, "human", share=share, weight=weight, tie=tie / total
+                    comparison.prompt, chosen, rejected, "human", share=share, weight=weight, tie=tie / total,
+                    simulated=label.simulated,
                 )
             )  # fmt: skip
     return pairs

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from trl import GRPOConfig, RLOOConfig
 
+from rlhf_hitl.policy.training import refuse_unknown_choices
 from rlhf_hitl.policy.trl_settings import PolicySettings
 
 
@@ -41,3 +42,7 @@ class RLOOSettings(OnlineSettings, RLOOConfig):
 @dataclass
 class GRPOSettings(OnlineSettings, GRPOConfig):
     """TRL's GRPOConfig and our settings. TRL's default for `beta` is 0, which nothing holds to the reference."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unknown_choices("grpo", vars(self))

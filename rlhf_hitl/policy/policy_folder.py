@@ -1,8 +1,8 @@
 """The folder of a tuned policy: where it goes, how it is written whole or not at all, and the record of its tuning.
 
-Beside the model are `training.json` (settings, counts and what was logged), `config.yaml` (the settings, to be given
-again), `metrics.jsonl` (a line for each logged step), `training.svg` (their plot), `samples.jsonl` (the same prompts
-answered before and after) and `README.md`, the card.
+Beside the model are `training.json` (settings, counts and what was logged), `config.yaml` (settings and arguments, to
+be given again), `metrics.jsonl` (a line for each logged step), `training.svg` (their plot), `samples.jsonl` (the same
+prompts answered before and after) and `README.md`, the card.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.models import get_display_name
 from rlhf_hitl.policy.training_plot import plot_training
+from rlhf_hitl.policy.tuning_record import describe_preferences, make_config
 from rlhf_hitl.reward.model_card import README_FILE, make_hub_metadata
 from rlhf_hitl.visible import make_visible
 
@@ -42,7 +43,7 @@ _TEMPLATE = """---
 ---
 # {{ base }}, tuned by {{ card.method|upper }}
 
-{{ base }} after {{ card.method|upper }} on people's preferences, with rlhf_hitl.
+{{ base }} after {{ card.method|upper }} on {{ preferences }}, with rlhf_hitl.
 {% if merged %}
 The adapter that was trained is merged into its weights.
 {% else %}
@@ -69,7 +70,8 @@ answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=50)[0, tokens[
 | {{ name|replace("_", " ") }} | {{ "{:.4g}".format(value) if value is float else value }} |
 {% endfor %}
 
-`training.json` has the settings and what was logged, `config.yaml` the settings alone.
+`training.json` has the settings and what was logged, `config.yaml` what `--config` takes to run it
+again.
 {% if card.stopped %}
 
 **It was stopped early:** {{ card.stopped }}.
@@ -141,12 +143,14 @@ def save_policy(
 
     Args:
         base: name of the model under the adapter, written into an adapter that is not merged.
-        card: `method`, `settings`, `history` (the figures of each logged step), and counts; `stopped` says why it was
-            stopped early, and `warnings` is a list.
+        card: `method`, `settings`, `arguments` (the script's others), `history` (the figures of each logged step), and
+            counts; `stopped` says why it was stopped early, and `warnings` is a list.
         prompts: of the training.
         samples: answers before and after.
     """
     from rlhf_hitl.reward.seen_prompts import SeenPrompts, find_prompts_seen_before
+
+    card = card | {"simulated": "simulated" in describe_preferences(card)}
 
     with atomic_folder(out) as draft:
         if merge:
@@ -170,7 +174,7 @@ def save_policy(
 
 def _write_record(draft: Path, card: dict[str, Any], samples: Sequence[AnswerChange]) -> None:
     """Write what people and programs read of a tuning beside its card."""
-    settings = json.loads(json.dumps(card.get("settings", {}), default=str))
+    settings = json.loads(json.dumps(make_config(card), default=str))
     (draft / CONFIG).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
     history = card.get("history", [])
     (draft / METRICS).write_text("".join(f"{json.dumps(row, default=str)}\n" for row in history), encoding="utf-8")
@@ -196,6 +200,7 @@ def render_policy_card(card: dict[str, Any], *, base: str, merged: bool, samples
         for s in samples[:SAMPLES_IN_CARD]
     ]
     values: dict[str, Any] = {"figures": figures, "samples": shown, "plot": bool(card.get("history"))}
+    values["preferences"] = describe_preferences(card)
     text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
     return str(ModelCard(text.render(card=card, base=name, merged=merged, metadata=metadata.to_yaml(), **values)))
 

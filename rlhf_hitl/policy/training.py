@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from heapq import nsmallest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.arguments import UNSUPPORTED_ANYWHERE
 from rlhf_hitl.config import load_settings
@@ -42,6 +43,20 @@ UNSUPPORTED_SETTINGS = {
     "rloo": UNSUPPORTED_ONLINE_SETTINGS,
     "grpo": UNSUPPORTED_ONLINE_SETTINGS,
 }
+#: Method → setting → the values that TRL has. It looks only when it trains, which is after answers were sampled.
+CHOICES_OF_TRL: dict[str, dict[str, tuple[str, ...]]] = {
+    "dpo": {
+        "loss_type": (
+            "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+            "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+        ),
+        "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+    },
+    "grpo": {
+        "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"),
+        "importance_sampling_level": ("token", "sequence"),
+    },
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -109,6 +124,23 @@ def choose_prompts(prompts: Sequence[Prompt], n: int, seed: int | str) -> list[P
         return hashlib.sha256(f"{seed}:{prompt.id}".encode()).digest()
 
     return nsmallest(n, prompts, key=draw)
+
+
+def refuse_unknown_choices(method: str, settings: Mapping[str, Any], where: str = "") -> None:
+    """Raise BadInput for a value that TRL does not have.
+
+    Args:
+        method: dpo, rloo or grpo.
+        settings: name → a value, or several in a list.
+        where: they stand, to be put before a name, such as a file and a colon.
+    """
+    for name, choices in CHOICES_OF_TRL.get(method, {}).items():
+        given = settings.get(name, ())
+        for value in [given] if isinstance(given, str) else given:
+            if value not in choices:
+                near = get_close_matches(str(value), choices, 1)
+                fix = f"did you mean {near[0]}?" if near else "choose one of them, or leave it out"
+                raise BadInput(f"{where}{name} {value}", expected=f"one of {', '.join(choices)}", fix=fix)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from rlhf_hitl.report_page import BLUE, GREY, ORANGE, draw_svg
 
-#: Panels: title → (name in the legend, figure in the history), of which those are drawn that were logged.
+#: Panels: title → (name in the legend, figure in the history), of which those are drawn that were logged. Two
+#: figures of one name are one thing, which methods log under different names.
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "reward": (("reward", "reward"), ("gold reward", "gold")),
     "KL to the reference, nats an answer": (("KL", "kl"),),
@@ -24,8 +25,7 @@ def plot_training(history: Sequence[Mapping[str, float]], title: str) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    read = {panel: [(label, *_read_series(history, name)) for label, name in names] for panel, names in PANELS.items()}
-    panels = {panel: logged for panel, lines in read.items() if (logged := [line for line in lines if line[1]])}
+    panels = {panel: lines for panel, names in PANELS.items() if (lines := _read_lines(history, names))}
     if not panels:
         return ""
     columns = min(2, len(panels))
@@ -37,7 +37,7 @@ def plot_training(history: Sequence[Mapping[str, float]], title: str) -> str:
         axes.grid(alpha=0.25)
         axes.set_title(panel, fontsize=10, loc="left")
         axes.set_xlabel("step", fontsize=9)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         for (label, steps, values), colour in zip(lines, COLOURS):
             axes.plot(steps, values, color=colour, label=label, marker="o" if len(steps) < 30 else None, markersize=3)
         if len(lines) > 1:
@@ -45,6 +45,18 @@ def plot_training(history: Sequence[Mapping[str, float]], title: str) -> str:
     for axes in places[len(panels) :]:
         axes.set_visible(False)
     return draw_svg(figure, title)
+
+
+def _read_lines(
+    history: Sequence[Mapping[str, float]], names: Sequence[tuple[str, str]]
+) -> list[tuple[str, list[int], list[float]]]:
+    """Return label, steps and values of the figures that were logged; of two with one label the first."""
+    lines: dict[str, tuple[str, list[int], list[float]]] = {}
+    for label, name in names:
+        steps, values = _read_series(history, name)
+        if steps:
+            lines.setdefault(label, (label, steps, values))
+    return list(lines.values())
 
 
 def _read_series(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[int], list[float]]:

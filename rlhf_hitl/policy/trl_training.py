@@ -22,8 +22,22 @@ from rlhf_hitl.policy.before_after import MOST_TOKENS, sample_before_and_after
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, save_policy
 from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.policy.trl_settings import PolicySettings
+from rlhf_hitl.policy.tuning_record import OF_ONE_RUN
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Prompt
+
+#: Settings that every record of a tuning names, also where they are the defaults.
+ALWAYS_RECORDED = (
+    "model_name_or_path",
+    "lora_r",
+    "lora_alpha",
+    "learning_rate",
+    "beta",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "seed",
+)
 
 Settings = TypeVar("Settings", bound=PolicySettings)
 
@@ -113,8 +127,9 @@ def save_trained_policy(
 
 
 def list_changed_settings(settings: PolicySettings) -> dict[str, Any]:
-    """Return the policy and the settings that differ from the defaults, without folders of this machine."""
+    """Return the settings that differ from the defaults and those in ALWAYS_RECORDED, without folders of this
+    machine."""
     defaults = type(settings)().to_dict()  # type: ignore[attr-defined]
     given = settings.to_dict()  # type: ignore[attr-defined]
-    changed = {k: v for k, v in given.items() if defaults.get(k) != v and k not in ("output_dir", "logging_dir")}
-    return {"model_name_or_path": settings.model_name_or_path} | changed
+    changed = {k: v for k, v in given.items() if defaults.get(k) != v and k not in OF_ONE_RUN}
+    return {name: given[name] for name in ALWAYS_RECORDED} | changed

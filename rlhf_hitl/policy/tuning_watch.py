@@ -83,7 +83,7 @@ class WatchArguments:
             log.warning(
                 "the gold model may have learnt from the same prompts as the other: what fools one may fool both"
             )
-        return TuningWatch(lambda chats: gold.rewards(chats, keep=False), self.watch_window, gather)
+        return TuningWatch(lambda chats: gold.rewards(chats, keep=False), self.watch_window, gather, gold.id)
 
 
 @dataclass(frozen=True)
@@ -115,13 +115,20 @@ class TuningWatch:
     Args:
         gold: scores conversations; None: nothing stops the tuning.
         gather: makes one list of those of all processes.
+        gold_model_id: whose scores they are, for the record.
 
     Attributes:
         warnings: what was warned of, each once.
     """
 
-    def __init__(self, gold: RewardFunction | None, window: int = 128, gather: Gather = lambda own: own):
-        self.gold, self.window, self.gather = gold, window, gather
+    def __init__(
+        self,
+        gold: RewardFunction | None,
+        window: int = 128,
+        gather: Gather = lambda own: own,
+        gold_model_id: str | None = None,
+    ):
+        self.gold, self.window, self.gather, self.gold_model_id = gold, window, gather, gold_model_id
         self.warnings: list[str] = []
         self._steps: list[WatchedStep] = []
         self._best: tuple[int, int] | None = None  # the window with the most gold among those that have been compared

@@ -49,6 +49,9 @@ with an uncertainty. Do not compare rewards of different prompts.
 {% if card.learnt_from %}
 | learnt from | {{ card.learnt_from }} |
 {% endif %}
+{% if card.half is defined %}
+| half of the training prompts | {{ card.half }} |
+{% endif %}
 | training labels (votes) | {{ card.train_labels }} ({{ card.train_votes }}) |
 | calibration labels | {{ card.calibration_labels }} |
 | data | `{{ card.data_hash }}` |

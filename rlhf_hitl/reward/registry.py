@@ -102,5 +102,5 @@ def _make_record(model: RewardModel, folder: Path) -> RewardModelRecord:
         backbone=model.cache.backbone.name,
         data_hash=model.card["data_hash"],
         simulated=model.card["simulated"],
-        figures={k: v for k, v in model.card.items() if isinstance(v, int | float)},
+        figures={k: v for k, v in model.card.items() if isinstance(v, int | float) or k == "half"},
     )

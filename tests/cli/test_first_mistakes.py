@@ -228,6 +228,9 @@ def test_the_flag_is_blamed_for_what_the_flag_said_and_the_file_for_what_the_fil
     assert f"{tmp_path}/ppo.yaml: steps many: expected a whole number" in line
     line = the_line(run_command("train-ppo", "--set", "steps=0", "--store", bundled.url))
     assert line.startswith("error: --set steps=0: expected 1 or more")
+    line = the_line(run_command("train-dpo", "--set", "loss_type=sigmoyd", "--store", bundled.url))
+    assert line.startswith("error: --set loss_type=sigmoyd: expected one of sigmoid, hinge")
+    assert line.endswith("did you mean sigmoid?")
     (tmp_path / "bad.yaml").write_text("a: 1\nb: c: d\n")
     line = the_line(run_command("train-dpo", "--config", tmp_path / "bad.yaml", "--store", bundled.url))
     assert "bad.yaml:2: expected YAML" in line

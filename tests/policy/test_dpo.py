@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections import Counter
 from dataclasses import replace
@@ -10,20 +11,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, fit_tie_odds, train_dpo
+from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, count_pairs, fit_tie_odds, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
 from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
 from rlhf_hitl.policy.dpo_rows import read_pairs
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.training import refuse_heldout
+from rlhf_hitl.policy.training import CHOICES_OF_TRL, refuse_heldout
+from rlhf_hitl.policy.training_plot import plot_training
+from rlhf_hitl.policy.tuning_record import describe_preferences
 from rlhf_hitl.stats.davidson import davidson_probabilities
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
@@ -76,11 +80,11 @@ def add(store, *comparisons):
         insert_comparisons(store, conn, comparisons, source="test")
 
 
-def judge(store, answer):
+def judge(store, answer, simulated=False):
     """Let one rater answer everything in the queue; `answer` makes an answer to a comparison."""
-    rater = people.add_rater(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
+    rater = people.add_rater(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER, simulated=simulated)
     while (lease := queue.lease(store, rater.id, seconds=1800)) is not None:
-        queue.submit(store, lease.id, rater.id, answer(lease.comparison), idempotency_key=lease.id)
+        queue.submit(store, lease.id, rater.id, answer(lease.comparison), idempotency_key=lease.id, simulated=simulated)
 
 
 def prefers(word):
@@ -103,6 +107,34 @@ def test_a_preference_of_raters_becomes_a_pair_and_heldout_prompts_never_do(sqli
     judge(sqlite_store, prefers("good"))
     pairs = collect_human_pairs(sqlite_store)
     assert [(p.chosen.text, p.rejected.text, p.label_source) for p in pairs] == [("good one", "bad one", "human")]
+    assert not pairs[0].simulated
+    add(sqlite_store, comparison(prompt("simulate me"), "good", "bad"))
+    judge(sqlite_store, prefers("good"), simulated=True)
+    assert (
+        count_pairs(collect_human_pairs(sqlite_store)).items() >= {"rater_pairs": 2, "simulated_rater_pairs": 1}.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        ({"rater_pairs": 2, "simulated_rater_pairs": 0}, "raters' preferences"),
+        ({"rater_pairs": 2, "simulated_rater_pairs": 1}, "partly *simulated* preferences"),
+        ({"reward_model_id": "m", "reward_model_labels": 9, "reward_model_simulated_labels": 9},
+         "*simulated* preferences"),
+        ({"reward_model_id": "m", "reward_model_simulated_labels": None}, "partly *simulated* preferences"),
+        ({"rater_pairs": 2, "model_pairs": 0, "reward_model_id": "m", "reward_model_simulated_labels": 9},
+         "raters' preferences"),
+    ],
+)  # fmt: skip
+def test_a_card_says_what_was_simulated_of_what_its_policy_learnt(card, said):
+    assert describe_preferences(card) == said
+
+
+def test_the_plot_of_one_step_has_whole_numbers_and_no_line_twice():
+    plot = plot_training([{"tokens": 8.0, "completions/mean_length": 8.0, "loss": 0.5}], "one")
+    assert ">tokens<" not in plot, "one line needs no legend"
+    assert re.findall(r"text-anchor: middle[^>]*>([^<]*)<", plot) == ["1", "step"] * 2
 
 
 def test_a_tie_is_a_pair_without_a_side_or_is_left_out_and_counted(sqlite_store):
@@ -440,17 +472,46 @@ def test_the_train_dpo_command_writes_a_policy_that_loads(judged, tiny_model, tm
     done = run(
         "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--rounds", "2", "--json", *(
             word for setting in ("use_cpu=true", "least_margin=0", "conservative=0", "learning_rate=1e-3",
-                                 "sample_prompts=4", "max_new_tokens=8") for word in ("--set", setting)
+                                 "sample_prompts=4", "max_new_tokens=8", "limit=10") for word in ("--set", setting)
         ),
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["policy"] == str(out)
-    assert result["human_pairs"] == 12
+    assert result["rater_pairs"] + result["model_pairs"] == 10
     assert result["model_pairs"] > 0
+    assert (result["simulated_rater_pairs"], result["simulated"]) == (0, False)
     assert 0.5 <= result["mean_share"] < 1
     assert (result["round"], [r["round"] for r in result["earlier_rounds"]]) == (2, [1])
     assert load_policy(out).config.hidden_size == 64
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    given = {"rounds": 2, "sample_prompts": 4, "limit": 10, "least_margin": 0.0, "learning_rate": 1e-3, "lora_r": 8}
+    assert given.items() <= config.items()
+    assert config["model_name_or_path"] == str(tiny_model), "the first policy, not that of the round before"
+    assert not {"store", "output_dir"} & set(config)
+    again = tmp_path / "again"
+    done = run("train-dpo", "--store", judged, "--config", out / "config.yaml", "--out", again, "--json")
+    assert done.exit_code == 0, done.output
+    same = ("rater_pairs", "model_pairs", "steps", "loss", "reward_model_id", "round")
+    assert {name: json.loads(done.stdout)[name] for name in same} == {name: result[name] for name in same}
+    assert yaml.safe_load((again / "config.yaml").read_text()) == config
+
+
+def test_the_choices_of_losses_are_those_that_trl_has():
+    import inspect
+
+    from trl import DPOTrainer, GRPOTrainer
+
+    dpo, grpo = inspect.getsource(DPOTrainer._compute_loss), inspect.getsource(GRPOTrainer._compute_loss)
+    has = set(re.findall(r'loss_type == "(\w+)"', dpo))
+    assert has == set(CHOICES_OF_TRL["dpo"]["loss_type"])
+    assert set(re.findall(r'f_divergence_type == "(\w+)"', dpo)) == set(CHOICES_OF_TRL["dpo"]["f_divergence_type"])
+    several = " ".join(re.findall(r"loss_type in \[(.*)\]", grpo))
+    has = set(re.findall(r'loss_type == "(\w+)"', grpo)) | set(re.findall(r'"(\w+)"', several))
+    assert has == set(CHOICES_OF_TRL["grpo"]["loss_type"])
+    for refused in ({"loss_type": ["exo_pair"]}, {"loss_type": ["aot"], "f_divergence_type": "forward_kl"}):
+        with pytest.raises(BadInput, match=r"exo_pair|aot"):
+            DPOSettings(use_cpu=True, bf16=False, **refused)  # type: ignore[arg-type]
 
 
 def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(judged, tiny_model, tmp_path):
@@ -465,6 +526,9 @@ def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(
     result = json.loads(done.stdout)
     history = json.loads((out / TRAINING_CARD).read_text())["history"]
     assert [result["first"], result["last"]] == history
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["reward_model"], config["steps"]) == (result["reward_model_id"], 2)
+    assert "output_dir" not in config
     assert history[0]["kl"] == pytest.approx(0, abs=1e-4), "the first answers are the untouched policy's"
     assert all(np.isfinite(list(step.values())).all() for step in history)
     assert load_policy(out).config.hidden_size == 64

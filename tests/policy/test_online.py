@@ -25,7 +25,7 @@ from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
 from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.policy.training import DataArguments
-from rlhf_hitl.policy.tuning_watch import TuningWatch
+from rlhf_hitl.policy.tuning_watch import TuningWatch, WatchArguments
 from rlhf_hitl.types import Message, Prompt, Split
 
 METHODS = {"rloo": RLOOSettings, "grpo": GRPOSettings}
@@ -273,6 +273,10 @@ def test_the_command_trains_on_the_newest_reward_model_which_has_another_tokeniz
     assert (result["answers"], result["conservative"]) == (16, 1.0)
     assert {"reward", "kl", "empty"} <= set(result["last"])
     assert "without stored answers" not in done.stderr
+    kinds = (DataArguments, WatchArguments, METHODS[method])
+    data, _, again = parse_arguments(kinds, ["--config", str(out / "config.yaml")])
+    assert (data.reward_model, data.conservative, again.max_steps) == (trained_model.id, 1.0, 2)
+    assert again.generation_batch_size == 8, "computed, and not given twice"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "accelerate").glob("*.yaml")), ids=lambda file: file.stem)

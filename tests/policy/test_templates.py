@@ -46,7 +46,7 @@ def test_dpo_refuses_pairs_that_its_template_makes_the_same_or_leaves_them_out(t
     with pytest.raises(BadInput, match=f"2 of 3 pairs .*{PLAIN.id}.*as the same tokens.*skip_bad"):
         train_dpo(dpo(policy, tmp_path / "a"), pairs)
     figures = train_dpo(dpo(policy, tmp_path / "b", skip_bad=True), pairs)
-    assert figures["human_pairs"] == 1
+    assert figures["rater_pairs"] == 1
     assert figures["left_out"]["same_tokens"]["count"] == 2
     assert json.loads((tmp_path / "b" / TRAINING_CARD).read_text())["left_out"] == figures["left_out"]
     assert "2 pairs left out" in caplog.text
@@ -59,7 +59,7 @@ def test_dpo_names_the_prompt_that_a_template_refuses(tiny_model, tmp_path):
     pairs = [pair(SYSTEM, say("good"), say("bad")), pair(PLAIN, say("good"), say("bad"))]
     with pytest.raises(BadInput, match=f"1 of 2 pairs .prompt {SYSTEM.id}.*no system role here"):
         train_dpo(dpo(policy, tmp_path / "a"), pairs)
-    assert train_dpo(dpo(policy, tmp_path / "b", skip_bad=True), pairs)["human_pairs"] == 1
+    assert train_dpo(dpo(policy, tmp_path / "b", skip_bad=True), pairs)["rater_pairs"] == 1
 
 
 def test_dpo_reads_parts(tiny_model, tmp_path):

@@ -64,6 +64,7 @@ def test_the_card_of_a_policy_loads_it(tiny_model, tmp_path, merge):
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(task_type="CAUSAL_LM", r=2))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     card = {"method": "dpo", "settings": {"beta": 0.1}, "loss": 0.5, "history": [{"loss": 0.7}, {"loss": 0.5}]}
+    card |= {"rater_pairs": 3, "simulated_rater_pairs": 3}
     hostile = "fine\n```\n# A heading <script>alert(1)</script>"
     samples = [AnswerChange((Message("user", "Hello"),), hostile, "")]
     save_policy(model, tokenizer, tmp_path / "out", base=str(tiny_model), merge=merge, card=card, samples=samples)  # type: ignore[arg-type]
@@ -72,6 +73,8 @@ def test_the_card_of_a_policy_loads_it(tiny_model, tmp_path, merge):
     assert f"````text\n{hostile}\n````" in text, "no text of an answer is markup"
     assert "(an answer without text)" in text
     assert "training.svg" in text
+    assert "on *simulated* preferences" in text
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["simulated"] is True
     assert (tmp_path / "out" / "training.svg").read_text().startswith("<svg style=")
     assert (tmp_path / "out" / "config.yaml").read_text() == "beta: 0.1\n"
     assert [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open()] == card["history"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from command_line import run_command
 from reward_examples import WORDS, chat
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.policy.tuning_watch import WatchArguments
@@ -18,7 +19,7 @@ from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.head_update import update_with_label
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
-from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.reward_models import SHORT_ID_LENGTH, get_reward_model
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
@@ -128,9 +129,15 @@ def test_models_of_the_two_halves_have_no_training_prompt_in_common(judged_store
     assert not first.seen.train & second.seen.train
     assert first.seen.train | second.seen.train == trained_model.seen.train
     assert (first.card["half"], trained_model.card.get("half")) == ("first", None)
+    assert "| half of the training prompts | second |" in (tmp_path / "reward" / second.id / "README.md").read_text()
+    listed = run_command("models", "list", "--store", judged_store.url).stdout.splitlines()
+    for model, half in ((first, "first"), (second, "second"), (trained_model, None)):
+        [line] = [line for line in listed if model.id[:SHORT_ID_LENGTH] in line]
+        assert f"of the {half} half" in line if half else "half" not in line
     # The watch takes one of them over the other, and no model over itself.
     watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / second.id)).open_watch(judged_store, first)
     assert watch.gold is not None
+    assert watch.gold_model_id == second.id, "the newest may be another when the run is given again"
     with pytest.raises(BadInput, match="another model than reward_model"):
         WatchArguments(gold_reward_model=second.id).open_watch(judged_store, second)
 

@@ -155,7 +155,7 @@ def test_dpo_learns_what_only_the_pictures_say(vision_model, tmp_path):
         num_train_epochs=12, per_device_train_batch_size=12, beta=1.0,
     )  # fmt: skip
     figures = train_dpo(settings, make_pairs([0] * 12, with_png=False), pngs.__getitem__)
-    assert figures["human_pairs"] == 12
+    assert figures["rater_pairs"] == 12
     assert figures["loss"] < 0.6  # from log 2
     from rlhf_hitl.models import load_policy, load_processor
 

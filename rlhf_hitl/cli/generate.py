@@ -15,13 +15,12 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.endpoints.address import check_endpoint
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import LAUNCHED, BadInput
 from rlhf_hitl.extras import require_extra
 from rlhf_hitl.policy.endpoint_settings import EndpointSettings
 from rlhf_hitl.policy.sampling import GenerationBackend
 from rlhf_hitl.policy.stop_strings import check_stop_strings
 from rlhf_hitl.routing.acquisition_names import RULES, Rule
-from rlhf_hitl.store.runs import LAUNCHED
 from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count

@@ -17,10 +17,11 @@ from command_line import run_command
 from forked_processes import ForkedProcess, run_on_two_processes
 from judge_server import fail, say, serve_judge
 from rlhf_hitl.endpoints import client
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.completing import complete_prompts
 from rlhf_hitl.policy.completion_files import CompletionFile, open_completion_file, read_prompts
 from rlhf_hitl.policy.model_drawer import ModelDrawer
-from rlhf_hitl.policy.sampled_comparisons import group_across_policies
+from rlhf_hitl.policy.sampled_comparisons import group_across_policies, make_comparisons, require_enough_completions
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.store import people, queue
@@ -265,6 +266,17 @@ def test_bad_policies_are_one_line(tmp_path, tiny_model, asked):
 
 def make(prompt, policy, *texts):
     return [Completion.create(prompt.id, (Message("assistant", t),), policy) for t in texts]
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(2, 6))
+def test_what_can_make_no_comparison_is_refused_and_nothing_else(completions, policies, k):
+    prompt, texts = Prompt.create((Message("user", "q"),)), iter("abcdefghijklmnopqrstuvwxyz")
+    answers = [c for i in range(policies) for _ in range(completions) for c in make(prompt, f"p{i}", next(texts))]
+    if make_comparisons([prompt], answers, k, policies=[f"p{i}" for i in range(policies)]):
+        require_enough_completions(completions, policies, k)
+    else:
+        with pytest.raises(BadInput, match="--completions"):
+            require_enough_completions(completions, policies, k)
 
 
 @settings(max_examples=60)

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_error
+from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_error, hand_on_error
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.workspace import restrict_new_files
 
@@ -241,9 +241,9 @@ def run_script(main: Callable[[], object]) -> None:
     restrict_new_files()
     try:
         main()
-    except RlhfHitlError as e:
-        print_note(f"error: {e}")
-        sys.exit(e.exit_code)
-    except OSError as e:
-        print_note(f"error: {describe_system_error(e)}")
-        sys.exit(2)
+    except (RlhfHitlError, OSError) as e:
+        known = e if isinstance(e, RlhfHitlError) else None
+        message, code = (describe_system_error(e), 2) if isinstance(e, OSError) else (str(e), e.exit_code)
+        if not hand_on_error(message, code, known):
+            print_note(f"error: {message}")
+        sys.exit(code)

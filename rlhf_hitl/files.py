@@ -3,7 +3,8 @@
 Content is written to a draft beside the target, on the same file system, and then moved there in one step. Readers
 see the former content or the new one, never a part. Every draft has a name of its own, so threads and processes that
 write the same target do not mix their content: the last one to finish wins. A draft is removed when writing fails;
-only a killed process leaves one behind, as a hidden file or folder that ends in `.writing`.
+only a killed process leaves one behind, as a hidden file or folder that ends in `.writing`. A file's draft is locked
+while it is written, so that `remove_left_drafts` can tell those that were left.
 
 What is written is its owner's alone (modes 0600 and 0700) whatever the umask, which this module leaves as it is: a
 program that uses the package may want another for its own files. Who wants to share a file changes its mode.
@@ -11,6 +12,7 @@ program that uses the package may want another for its own files. Who wants to s
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -21,6 +23,11 @@ from pathlib import Path
 from typing import Literal
 
 from rlhf_hitl.errors import BadInput
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 #: What to do where the target of a folder holds files already: raise OSError, keep those files, or replace them.
 Existing = Literal["refuse", "keep", "replace"]
@@ -65,7 +72,11 @@ def atomic_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     draft = _make_draft_path(path)
     try:
         make_private_file(draft)
-        yield draft
+        with draft.open("rb") as held:
+            if fcntl is not None:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            yield draft
         draft.chmod(PRIVATE_FILE)
         if sync:
             with draft.open("rb") as f:
@@ -78,6 +89,20 @@ def atomic_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+def remove_left_drafts(path: Path) -> int:
+    """Remove the drafts of a file that killed processes have left, and return how many there were. Those that are
+    being written stay."""
+    removed = 0
+    for draft in path.parent.glob(f"{glob.escape(_start_draft_name(path))}*{DRAFT_SUFFIX}"):
+        if fcntl is None or draft.is_symlink() or not draft.is_file():
+            continue
+        with suppress(OSError), draft.open("rb") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
+            removed += 1
+    return removed
 
 
 def make_private_file(path: Path) -> None:
@@ -203,5 +228,9 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 def _make_draft_path(path: Path) -> Path:
+    return path.with_name(f"{_start_draft_name(path)}{secrets.token_hex(6)}{DRAFT_SUFFIX}")
+
+
+def _start_draft_name(path: Path) -> str:
     # 40 characters are at most 160 bytes, so that the draft's name fits in the 255 a file system allows.
-    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{DRAFT_SUFFIX}")
+    return f".{path.name[:40]}."

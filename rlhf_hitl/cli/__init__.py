@@ -26,7 +26,7 @@ from typer.exceptions import TyperException
 
 from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error
+from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error, hand_on_error
 from rlhf_hitl.extras import MissingExtra, find_extra, require_extra
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.types import LabelModelName
@@ -240,6 +240,8 @@ def _fail(message: str, code: int, as_json: bool) -> None:
 def _print_error(message: str, code: int, as_json: bool) -> int:
     """Print an error in one line on stderr and, for programs, as JSON on stdout: once where both go to one place."""
     line = make_all_visible(" ".join(message.split()))
+    if hand_on_error(line, code):
+        return code
     if not (as_json and _goes_to_stdout(sys.stderr)):
         print(f"error: {line}", file=sys.stderr)
     if as_json:

@@ -15,13 +15,13 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.endpoints.address import check_endpoint
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import LAUNCHED, BadInput
 from rlhf_hitl.extras import require_extra
+from rlhf_hitl.files import check_may_write
 from rlhf_hitl.policy.endpoint_settings import EndpointSettings
 from rlhf_hitl.policy.sampling import GenerationBackend
 from rlhf_hitl.policy.stop_strings import check_stop_strings
 from rlhf_hitl.routing.acquisition_names import RULES, Rule
-from rlhf_hitl.store.runs import LAUNCHED
 from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count
@@ -131,6 +131,7 @@ def generate_command(
     out: Annotated[
         Path | None, typer.Option(help="Write the completions to this JSONL file instead of the store.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier file of completions.")] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out and count prompts that the policy's chat template refuses.")
     ] = False,
@@ -140,8 +141,10 @@ def generate_command(
     json: AsJson = False,
 ) -> Result:
     """Sample completions from policies and make comparisons of them. Raters never learn which policy wrote what."""
-    from rlhf_hitl.policy.completion_files import open_completion_file, read_prompts
+    from rlhf_hitl.policy.completion_files import holds_completions, open_completion_file, read_prompts
     from rlhf_hitl.policy.generation_run import GenerationRun
+    from rlhf_hitl.policy.sampled_comparisons import require_enough_completions
+    from rlhf_hitl.policy.sources import is_completion_file
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import list_prompts
 
@@ -153,6 +156,12 @@ def generate_command(
     stops = check_stop_strings(stop or ())
     samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed, stops)
     _check_processes(processes, backend, bool(endpoints))
+    if prompts and split:
+        raise BadInput(
+            f"--split {split.value} with --prompts",
+            expected="one of them: the prompts of a file have no splits",
+            fix="leave one out",
+        )
     chosen = read_prompts(prompts) if prompts else []
     opened = None if prompts and out else Store.open(store)
     try:
@@ -162,21 +171,30 @@ def generate_command(
         chosen = list({p.id: p for p in chosen}.values())[:limit]
         if not chosen:
             raise BadInput(
-                str(prompts) if opened is None or prompts else f"store {opened.safe_url}",
-                expected="one prompt or more" + (f" of the {split} split" if split and not prompts else ""),
-                fix="import prompts first (`rlhf-hitl import`)",
+                f"--prompts {prompts}" if opened is None or prompts else f"store {opened.safe_url}",
+                expected="one prompt or more" + (f" of the {split.value} split" if split else ""),
+                fix='add lines such as {"prompt": "Why is the sky blue?"} to the file'
+                if prompts
+                else "import prompts first (`rlhf-hitl import`)",
             )
         reward = None if rule is None or opened is None else load_requested_model(opened, reward_model)
         sources = _find_sources(policies, endpoints, backend, batch_tokens, batch_size)
         folder = _find_journals(out, opened)
         run = GenerationRun(sources, chosen, samplings, folder, keep_all=keep_all, skip_bad=skip_bad)
+        if out and out.exists() and run.goes_on:
+            if LAUNCHED not in os.environ:
+                print_note(f"{out} is written anew when the answers that are missing have come")
+        elif out:
+            check_may_write(out, "completions", "file", is_earlier=holds_completions, overwrite=overwrite)
+        if not out and not any(map(is_completion_file, policies)):
+            require_enough_completions(completions, len(run.policies), k)
         run.check()
         if processes > 1:
             values = {
                 "policy": policies, "prompts": prompts, "split": split and split.value, "limit": limit,
                 "temperature": temperature, "completions": completions, "top-p": top_p, "seed": seed, "stop": stops,
                 "max-new-tokens": max_new_tokens, "batch-tokens": batch_tokens, "batch-size": batch_size, "out": out,
-                "keep-all": keep_all, "skip-bad": skip_bad,
+                "keep-all": keep_all, "skip-bad": skip_bad, "overwrite": overwrite, "k": k,
             }  # fmt: skip
             launch_processes("rlhf_hitl", ["generate", *_make_flags(values)], processes, store=store)
         elif "WORLD_SIZE" in os.environ:

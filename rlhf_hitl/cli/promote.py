@@ -88,6 +88,7 @@ def promote_command(
     """Have raters compare a new policy with an old one, blind, until that is decided. Exits with 1 if not promoted."""
     from rlhf_hitl.store import Store
 
+    _check_flags(policy, against, list_=list_, end=end, no_wait=no_wait, simulate=simulate)
     opened = Store.open(store)
     if list_:
         return _list_promotions(opened)
@@ -139,6 +140,23 @@ def promote_command(
     if promotion.is_open and not no_wait:
         promotion = wait_for_decision(opened, promotion.id, wait)
     return _report(promotion)
+
+
+def _check_flags(
+    policy: str | None, against: str | None, *, list_: bool, end: int | None, no_wait: bool, simulate: bool
+) -> None:
+    """Raise BadInput for flags of which one would be ignored beside the other."""
+    only = ["--list"] * list_ + [f"--end {end}"] * (end is not None)
+    others = ["--policy"] * (policy is not None) + ["--against"] * (against is not None)
+    others += ["--simulate"] * simulate + ["--no-wait"] * no_wait
+    if only and (beside := [*only[1:], *others]):
+        raise BadInput(f"{only[0]} with {', '.join(beside)}", expected=f"{only[0]} alone", fix="leave the others out")
+    if simulate and no_wait:
+        raise BadInput(
+            "--simulate with --no-wait",
+            expected="one of them: simulated raters judge while the command waits",
+            fix="leave --no-wait out",
+        )
 
 
 def _report(promotion: Promotion) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -155,17 +155,20 @@ def _train(
     from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
     from rlhf_hitl.policy.training import FORMER_NAMES
 
-    folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
+    settings = rename_settings(_parse_changed_settings(changed or []), FORMER_NAMES, "--set ")
+    in_file = rename_settings(read_yaml_settings(file), FORMER_NAMES, f"{file}: ", is_quiet=True)
+    _refuse_settings_with_flags(settings, in_file, file)
+    folder = out or (Path(str(in_file["output_dir"])) if in_file.get("output_dir") else None)
+    folder = folder or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     arguments = ["--config", str(file), "--output_dir", str(folder), *extra]
     arguments += ["--model_name_or_path", policy] if policy else []
     arguments += ["--reward_model", reward_model] if reward_model else []
-    settings = rename_settings(_parse_changed_settings(changed or []), FORMER_NAMES, "--set ")
     for name, value in settings.items():
         arguments += [f"--{name}", value]
     script = f"rlhf_hitl.scripts.train_{method}"
     with _blame_set(settings):
-        values = rename_settings(read_yaml_settings(file), FORMER_NAMES, f"{file}: ", is_quiet=True) | settings
+        values = in_file | settings
         _check_settings(method, values, settings, file, arguments)
         require_free_folder(folder)
         model_name = _check_what_is_needed(method, store, policy, reward_model, values, extra)
@@ -185,6 +188,19 @@ def _train(
     ]
     title = f"Tuned with {method.upper()}" + (f" on {model_name}" if model_name else "")
     return Result(data, make_table(f"{title}; the last step's figures", rows), more=left_out)
+
+
+#: Settings of the scripts that the command has flags for and passes on itself → the flag.
+FLAGS_OF_SETTINGS = {"store": "--store", "output_dir": "--out"}
+
+
+def _refuse_settings_with_flags(settings: Mapping[str, str], in_file: Mapping[str, Any], file: Path) -> None:
+    """Raise BadInput for a setting that the command's own flag would override. A file's `output_dir` is followed."""
+    for name, flag in FLAGS_OF_SETTINGS.items():
+        if name in settings:
+            raise BadInput(f"--set {name}", expected=f"{flag} instead", fix=f"give {flag}")  # a URL may hold a password
+    if in_file.get("store"):
+        raise BadInput(f"{file}: store", expected="--store instead", fix="leave it out of the file, and give --store")
 
 
 def _parse_changed_settings(changed: list[str]) -> dict[str, str]:

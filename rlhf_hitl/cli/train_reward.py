@@ -196,7 +196,9 @@ def train_reward_command(
 def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
     if flags or backend != "head":
         others = " ".join([*flags, *([] if backend == "head" else [f"--backend {backend}"])])
-        raise BadInput(f"--update with {others}", expected="--update alone", fix="the model keeps what it has")
+        raise BadInput(
+            f"--update with {others}", expected="--update alone", fix=f"leave out {others}, or train a new model"
+        )
     model = load_requested_model(opened, None)
     from rlhf_hitl.reward.training.head_update import update_with_new_votes
 

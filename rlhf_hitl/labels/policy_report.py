@@ -114,8 +114,11 @@ class PolicyReport:
                 "Who won, or lost, everything has an open interval: only a weak prior (normal, of 4 logits) says how "
                 "far ahead, or behind, they are"
             )
-        if any(p.prompts < MIN_PROMPTS for p in self.policies):
-            notes.append(f"Policies on fewer than {MIN_PROMPTS} prompts have no interval")
+        if any(p.prompts < MIN_PROMPTS and not p.held for p in self.policies):
+            notes.append(
+                f"Policies on fewer than {MIN_PROMPTS} prompts have no interval, but for an open one of who won, or "
+                "lost, everything"
+            )
         notes += [f"Left out: {n:,} {reason}" for reason, n in self.left_out.items()]
         others = [f"{n:,} of {POPULATION_TITLES[p]}" for p, n in self.counts.items() if n and p != self.population]
         if others:

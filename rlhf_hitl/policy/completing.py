@@ -141,6 +141,14 @@ def split_into_windows(
     return [prompts[start : start + size] for start in range(0, len(prompts), size)]
 
 
+def count_known(
+    drawer: Drawer, prompts: Sequence[Prompt], samplings: Sequence[Sampling], journal: DrawJournal
+) -> tuple[int, int]:
+    """Return how many of the completions were drawn already, and how many there are to be."""
+    jobs = [job.key in journal for job in plan_jobs(prompts, samplings, _make_reader(drawer))]
+    return sum(jobs), len(jobs)
+
+
 def _make_reader(drawer: Drawer) -> Callable[[Prompt], list[int] | None]:
     """Return a function that reads a prompt, and returns None of those that `check_prompts` has counted."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import atomic_file, make_private_folder
+from rlhf_hitl.files import atomic_file, make_private_folder, remove_left_drafts
 from rlhf_hitl.policy.draws import iterate_lines
 from rlhf_hitl.policy.sampling_counts import FilterReason, SamplingCounts
 from rlhf_hitl.types import Completion, Message, Prompt, messages_to_dicts, parse_messages, parse_tools
@@ -74,8 +74,12 @@ def _iterate_rows(path: Path, flag: str) -> Iterator[tuple[int, dict[str, Any], 
 
 @contextmanager
 def open_completion_file(out: Path) -> Iterator[Any]:
-    """Give a function `write(prompt, completions)` for a file that appears whole, or not at all."""
+    """Give a function `write(prompt, completions)` for a file that appears whole, or not at all.
+
+    Drafts that killed attempts have left are removed.
+    """
     make_private_folder(out.parent)
+    remove_left_drafts(out)
     with atomic_file(out) as draft, draft.open("w", encoding="utf-8", newline="\n") as f:
 
         def write(prompt: Prompt, completions: Iterable[Completion]) -> None:
@@ -88,6 +92,16 @@ def open_completion_file(out: Path) -> Iterator[Any]:
             f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
         yield write
+
+
+def holds_completions(path: Path) -> bool:
+    """Return whether a file is one that `open_completion_file` wrote, as its first line says."""
+    try:
+        for _, row, _ in _iterate_rows(path, "--out"):
+            return "completions" in row
+    except BadInput:
+        return False
+    return True
 
 
 class CompletionFile:

@@ -54,6 +54,10 @@ class DPOPairArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise BadInput(
+                f"limit {self.limit}", expected="1 or more", fix="change limit, or leave it out for all pairs"
+            )
         if self.rounds < 1:
             raise BadInput(f"rounds {self.rounds}", expected="1 or more", fix="change rounds")
         if self.rounds > 1 and (self.human_only or not self.sample_prompts):

@@ -66,7 +66,7 @@ class DrawJournal:
         self._readers: list[Any] = []
         self._own_path, self._own_end = folder / f"{name}-{writer}{SUFFIX}", 0
         self._own: Any = None
-        for path in sorted(folder.glob(f"{name}-*{SUFFIX}")):
+        for path in find_journals(folder, name):
             end = self._read(path)
             if path == self._own_path:
                 self._own_number, self._own_end = len(self._readers) - 1, end
@@ -103,6 +103,10 @@ class DrawJournal:
             self._own_number = len(self._readers)
             self._readers.append(self._own_path.open("rb"))
         return self._own
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._places
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -141,7 +145,7 @@ class DrawJournal:
     def remove(self) -> None:
         """Delete the files, and their folder if nothing else is in it: all of it was used."""
         self.close()
-        for path in self._folder.glob(f"{self._name}-*{SUFFIX}"):
+        for path in find_journals(self._folder, self._name):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self._folder.rmdir()
@@ -151,6 +155,11 @@ class DrawJournal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def find_journals(folder: Path, name: str) -> list[Path]:
+    """Return the files of the journal of this name, each written by one process."""
+    return sorted(folder.glob(f"{name}-*{SUFFIX}"))
 
 
 def sum_calls(calls: list[dict[str, Any]]) -> dict[str, Any]:

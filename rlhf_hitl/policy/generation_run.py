@@ -10,13 +10,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts, split_into_windows
+from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts, count_known, split_into_windows
 from rlhf_hitl.policy.completion_files import CompletionFile
-from rlhf_hitl.policy.draws import DrawJournal, sum_calls
+from rlhf_hitl.policy.draws import DrawJournal, find_journals, sum_calls
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.policy.sources import DrawnPolicy, PolicySource, check_names
 from rlhf_hitl.reward.readability import LeftOut
+from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Completion, Prompt
 
 
@@ -62,6 +63,15 @@ class GenerationRun:
         self.left_out = {source.name: LeftOut("prompt") for source in sources}
         self.calls: dict[str, dict[str, Any]] = {}
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether answers of an earlier, unfinished run of the same are there."""
+        return any(
+            find_journals(self._folder, source.name_journal(self._samplings))
+            for source in self._sources
+            if isinstance(source, DrawnPolicy)
+        )
+
     def check(self) -> None:
         """Check that the policies can read the prompts, and count those that are too long. Loads no model.
 
@@ -77,6 +87,8 @@ class GenerationRun:
         """Draw the answers to every `parts`-th window of prompts, and keep them for the process that goes on."""
         with ExitStack() as stack:
             for _, one in self._open_all(stack, str(part)):
+                if part == 0:
+                    self._say_what_is_there(one)
                 windows = split_into_windows(one.drawer, self._prompts, self._samplings)[part::parts]
                 self._draw(one, [p for window in windows for p in window], is_shown=part == 0)
 
@@ -88,6 +100,7 @@ class GenerationRun:
             opened = dict(self._open_all(stack, "0"))
             last = self._sources[-1].name
             for name, one in opened.items():
+                self._say_what_is_there(one)
                 if name != last:
                     self._draw(one, self._prompts, is_shown=True)
             try:
@@ -113,6 +126,13 @@ class GenerationRun:
             opened.append((source.name, _Opened(drawer, journal)))
         return opened
 
+    def _say_what_is_there(self, one: _Opened) -> None:
+        if one.journal.is_empty:
+            return
+        known, total = count_known(one.drawer, self._prompts, self._samplings, one.journal)
+        if 0 < known < total:
+            print_note(f"{one.drawer.name}: going on: {known:,} of {total:,} answers are there")
+
     def _draw(self, one: _Opened, prompts: Sequence[Prompt], *, is_shown: bool) -> None:
         for _ in self._iterate(one, prompts, SamplingCounts(), is_shown):
             pass
@@ -129,9 +149,18 @@ class GenerationRun:
     def _iterate(
         self, one: _Opened, prompts: Sequence[Prompt], counts: SamplingCounts, is_shown: bool
     ) -> Iterator[tuple[Prompt, list[Completion]]]:
-        total = len(prompts) * sum(s.count for s in self._samplings)
-        with tqdm(total=total, desc=one.drawer.name, unit="completion", disable=not is_shown) as bar:
+        total, known = len(prompts) * sum(s.count for s in self._samplings), 0
+        if is_shown and not one.journal.is_empty:
+            known, _ = count_known(one.drawer, prompts, self._samplings, one.journal)
+        with tqdm(total=total, initial=known, desc=one.drawer.name, unit="completion", disable=not is_shown) as bar:
+
+            def show(finished: int) -> None:
+                nonlocal known  # those come first, and the bar has them
+                fresh = max(0, finished - known)
+                known -= finished - fresh
+                bar.update(fresh)
+
             yield from complete_prompts(
                 one.drawer, prompts, self._samplings, counts, keep_all=self._keep_all, journal=one.journal,
-                on_progress=bar.update,
+                on_progress=show,
             )  # fmt: skip

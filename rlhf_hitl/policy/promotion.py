@@ -118,7 +118,11 @@ def start_promotion(
 
     new, old = get_display_name(new_policy), get_display_name(old_policy)
     if new == old:
-        raise BadInput(f"policy {new} against itself", expected="two policies", fix="rename one of the folders")
+        raise BadInput(
+            f"policy {new} against itself",
+            expected="two policies with different names",
+            fix="name another policy, or rename a folder",
+        )
     model_id = None if reward_model is None else reward_model.id
     given = asdict(settings) | {"new": str(new_policy), "old": str(old_policy), "reward_model": model_id}
     given |= {"new_weights": _identify(new_policy), "old_weights": _identify(old_policy)}

@@ -39,6 +39,21 @@ def make_comparisons(
     return comparisons
 
 
+def require_enough_completions(completions: int, policies: int, k: int) -> None:
+    """Raise BadInput where not even a prompt with all its answers has a comparison of `k` of them.
+
+    Args:
+        completions: of a prompt by each policy.
+    """
+    most = -(-k // policies)  # of one policy in a comparison: see `group_across_policies`
+    if policies * min(most, completions) < k:
+        raise BadInput(
+            f"--completions {completions} with --k {k}",
+            expected=f"{most} or more of each policy to make a comparison of {k}",
+            fix=f"give --completions {most} or more, or a lower --k",
+        )
+
+
 def group_completions(
     prompt: Prompt, completions: Sequence[Completion], k: int = 2, overlap: int = 1
 ) -> list[Comparison]:

@@ -17,14 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.errors import LAUNCHED, RlhfHitlError
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import runs
 from rlhf_hitl.types import utc_now
 
 SAVE_SECONDS = 60.0  # between two savings of a run that goes on: so much of it is not counted if it is killed
-#: A variable that is set for the processes a command launches: their seconds are the command's.
-LAUNCHED = "RLHF_HITL_LAUNCHED"
 
 log = logging.getLogger(__name__)
 _is_recording: ContextVar[bool] = ContextVar("is_recording", default=False)

@@ -86,6 +86,8 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
     monkeypatch.chdir(tmp_path)
     missing = f"sqlite:///{tmp_path}/nowhere/preferences.db"
     (tmp_path / "loop.yaml").write_text("backbone: ./nowhere\n")
+    (tmp_path / "store.yaml").write_text("store: sqlite:///other.db\n")
+    (tmp_path / "taken.yaml").write_text(f"output_dir: {tmp_path}\n")
     without_store = [
         [name, "--store", missing]
         for name in (
@@ -118,6 +120,13 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
             ["train-grpo", "--set", "log_completions=true"],
             ["train-ppo", "--set", "steps=many"],
             ["train-ppo", "--set", "minibatch=3"],
+            ["train-ppo", "--set", "store=nosuch"],
+            ["train-ppo", "--set", "output_dir=nosuch"],
+            ["train-ppo", "--config", "store.yaml"],
+            ["train-ppo", "--config", "taken.yaml"],
+            ["promote", "--end", "1", "--list"],
+            ["promote", "--list", "--no-wait"],
+            ["promote", "--policy", "a", "--against", "b", "--simulate", "--no-wait"],
             ["generate", "--policy", "./nowhere"],
             ["generate", "--prompts", "nowhere.jsonl"],
             ["loop", "--config", "loop.yaml"],
@@ -125,7 +134,9 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
             ["import", "nowhere.jsonl"],
         )
     ]
-    make_mistakes([*without_store, *without_more], tmp_path / "work", tmp_path / "none")
+    lines = make_mistakes([*without_store, *without_more], tmp_path / "work", tmp_path / "none")
+    [taken] = [line for line in lines if "output_dir" in line and "--set" not in line]
+    assert f"{tmp_path}: expected a folder that is not there yet" in taken  # the file's folder is followed
 
 
 def test_too_few_judgments_are_told_before_anything_heavy_is_imported(sqlite_store, add_comparisons, tmp_path):

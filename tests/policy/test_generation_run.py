@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -16,10 +17,11 @@ from command_line import run_command
 from forked_processes import ForkedProcess, run_on_two_processes
 from judge_server import fail, say, serve_judge
 from rlhf_hitl.endpoints import client
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.completing import complete_prompts
 from rlhf_hitl.policy.completion_files import CompletionFile, open_completion_file, read_prompts
 from rlhf_hitl.policy.model_drawer import ModelDrawer
-from rlhf_hitl.policy.sampled_comparisons import group_across_policies
+from rlhf_hitl.policy.sampled_comparisons import group_across_policies, make_comparisons, require_enough_completions
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.store import people, queue
@@ -61,6 +63,7 @@ def test_a_killed_command_goes_on_where_it_was_and_draws_nothing_twice(tmp_path,
         process.kill()
     process.wait()
     assert not killed.exists()
+    assert list(tmp_path.glob(".killed.jsonl.*.writing"))
     [journal] = tmp_path.glob(".killed.jsonl.parts/*")
     kept = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     assert 2 <= len(kept) < 12
@@ -79,9 +82,17 @@ def test_a_killed_command_goes_on_where_it_was_and_draws_nothing_twice(tmp_path,
     assert done.returncode == 0, done.stderr
     assert len(kept) + len(drawn) == data["policies"][tiny_model.name]["drawn"]
     assert not {row["key"] for row in kept} & set(drawn)
-    assert not list(tmp_path.glob(".killed.jsonl.parts"))
+    assert re.search(r"going on: \d+ of 12 answers are there", done.stderr)
+    assert not list(tmp_path.glob(".killed.jsonl.*"))
     generate(*flags, "--out", whole)
     assert read_rows(killed) == read_rows(whole)
+    # What is finished is not replaced without being asked for, and what is no such file not at all.
+    refused, _ = generate(*flags, "--out", whole)
+    assert (refused.returncode, "add --overwrite" in refused.stderr) == (2, True)
+    refused, _ = generate(*flags, "--out", asked, "--overwrite")
+    assert (refused.returncode, "earlier completions" in refused.stderr) == (2, True)
+    again, _ = generate(*flags, "--out", whole, "--overwrite")
+    assert again.returncode == 0, again.stderr
 
 
 def test_two_processes_sample_the_completions_of_one(tmp_path, tiny_model, asked):
@@ -241,10 +252,12 @@ def test_bad_policies_are_one_line(tmp_path, tiny_model, asked):
         (["--model", "m"], "--endpoint too"),
         (["--endpoint", "http://localhost:1/v1"], "--model NAME"),
         (["--endpoint", "http://me:pw@localhost:1/v1", "--model", "m"], "without a name, a password"),
+        (["--policy", tiny_model, "--split", "heldout"], "--split heldout with --prompts"),
+        (["--policy", tiny_model, "--prompts", empty], "add lines such as"),
         (["--policy", tiny_model, "--stop", ""], "--stop ''"),
         (["--endpoint", "http://localhost:1/v1", "--model", "m", "--processes", 2], "--concurrency"),
     ):
-        done = run_command("generate", *flags, *out)
+        done = run_command("generate", *out, *flags)
         assert done.returncode == 2, flags
         assert said in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
@@ -253,6 +266,17 @@ def test_bad_policies_are_one_line(tmp_path, tiny_model, asked):
 
 def make(prompt, policy, *texts):
     return [Completion.create(prompt.id, (Message("assistant", t),), policy) for t in texts]
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(2, 6))
+def test_what_can_make_no_comparison_is_refused_and_nothing_else(completions, policies, k):
+    prompt, texts = Prompt.create((Message("user", "q"),)), iter("abcdefghijklmnopqrstuvwxyz")
+    answers = [c for i in range(policies) for _ in range(completions) for c in make(prompt, f"p{i}", next(texts))]
+    if make_comparisons([prompt], answers, k, policies=[f"p{i}" for i in range(policies)]):
+        require_enough_completions(completions, policies, k)
+    else:
+        with pytest.raises(BadInput, match="--completions"):
+            require_enough_completions(completions, policies, k)
 
 
 @settings(max_examples=60)

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.errors import LAUNCHED, BadInput, NotFound
 from rlhf_hitl.store import Store, StoreFailure, people, queue, runs, sign_in, tables
 from rlhf_hitl.store.comparisons import (
     ROWS_PER_QUERY,
@@ -27,7 +27,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
-from rlhf_hitl.store.runs import LAUNCHED, RunOutcome, read_runs, record_run
+from rlhf_hitl.store.runs import RunOutcome, read_runs, record_run
 from rlhf_hitl.store.scores import insert_scores, read_scores
 from rlhf_hitl.types import (
     SPLIT_SHARES,

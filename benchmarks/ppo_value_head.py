@@ -65,7 +65,7 @@ def main() -> None:
     logging.getLogger("rlhf_hitl").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     seeds, steps = ([0], 6) if args.quick else (args.seeds, 50)
-    figures: dict[str, float] = {}
+    figures: dict[str, float | int | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         for kind in get_args(ValueHead):
             found = [run(Path(folder), seed, kind, steps) for seed in seeds]

@@ -354,7 +354,8 @@ OPERATIONS = {
                ("DELETE", "/webhooks/w"), ("GET", "/audit"), ("POST", "/catalog/search"), ("GET", "/golds"),
                ("POST", "/golds"), ("POST", "/golds/end"), ("PUT", "/projects/p/qualified/r"),
                ("DELETE", "/projects/p/qualified/r"), ("POST", "/adjudications"), ("GET", "/assignments"),
-               ("POST", "/assignments"), ("POST", "/assignments/end")],
+               ("POST", "/assignments"), ("POST", "/assignments/end"), ("GET", "/policies"),
+               ("POST", "/policies/ranking")],
 }  # fmt: skip
 MESSAGES = [{"role": "user", "content": "x"}]
 #: What can be read, where `{}` cannot: who may not come in is told so before what they brought is looked into.

@@ -16,7 +16,7 @@ from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.reward.training.head_training import train_head
-from rlhf_hitl.reward.training.head_update import update_with_label
+from rlhf_hitl.reward.training.head_update import update_with_label, update_with_new_votes
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import SHORT_ID_LENGTH, get_reward_model
@@ -129,6 +129,7 @@ def test_models_of_the_two_halves_have_no_training_prompt_in_common(judged_store
     assert not first.seen.train & second.seen.train
     assert first.seen.train | second.seen.train == trained_model.seen.train
     assert (first.card["half"], trained_model.card.get("half")) == ("first", None)
+    assert update_with_new_votes(judged_store, first, tmp_path) is first, "the other half's votes are not new to it"
     assert "| half of the training prompts | second |" in (tmp_path / "reward" / second.id / "README.md").read_text()
     listed = run_command("models", "list", "--store", judged_store.url).stdout.splitlines()
     for model, half in ((first, "first"), (second, "second"), (trained_model, None)):

@@ -73,7 +73,11 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     learnt, given = load_learnt_votes(Path(record.path), model_name)
     # What the model cannot read it has not learnt either.
     pairs, calibration, left_out = load_readable_pairs(
-        store, model.cache.backbone.renderer, skip_bad=True, label_model=model.card.get("label_model", "shares")
+        store,
+        model.cache.backbone.renderer,
+        skip_bad=True,
+        label_model=model.card.get("label_model", "shares"),
+        half=model.card.get("half"),
     )
     current, now_given = (
         dict(zip(map(make_pair_id, pairs), count(pairs))) for count in (count_votes, count_given_votes)

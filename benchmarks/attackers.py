@@ -46,11 +46,13 @@ TARGETS = {
     "POST /api/v1/assignments": MB // 16,
     "POST /api/v1/assignments/end": MB // 16,
     "POST /api/v1/catalog/search": MB // 16,
+    "POST /api/v1/policies/ranking": MB // 16,
     "POST /login": 2**14,
     "POST /invite/made-up": 2**14,
     "POST /rate/gradio_api/component_server/": 3 * MB // 2,
     "POST /lead/gradio_api/component_server/": MB // 4,
     "POST /people/gradio_api/component_server/": MB // 4,
+    "POST /policies/gradio_api/component_server/": MB // 4,
     "POST /replay/gradio_api/component_server/": MB // 4,
 }
 

@@ -33,8 +33,9 @@ def make_history(
     seed: int = 0,
     judged_again: float = 0.4,
 ) -> list[Comparison]:
-    """Fill a store with `days` of work that ended today: comparisons come in the morning; the model, which gets better,
-    accepts those that it is sure of; simulated raters judge the others, a share of them twice. Some of today wait."""
+    """Fill a store with `days` of work, of which the last is over: comparisons come in the morning; the model, which gets
+    better, accepts those that it is sure of; simulated raters judge the others, a share of them twice. Some of the last
+    day wait."""
     rng = random.Random(seed)
     if "support" not in {p.id for p in projects.list_projects(store)}:
         projects.add_project(store, "support")
@@ -43,11 +44,13 @@ def make_history(
     for n, name in enumerate(names):
         _add_model(store, folder / name, name, labels=150 * 2**n, seed=seed + n, newest=n == models - 1)
     made, sure_rows = [], []
-    begin = (utc_now() - timedelta(days=days - 1)).replace(hour=6, minute=0, second=0, microsecond=0)
+    # The last day is one whose judgments are over, at whatever hour of the night this runs.
+    last = utc_now() - timedelta(hours=9)
+    begin = (last - timedelta(days=days - 1)).replace(hour=6, minute=0, second=0, microsecond=0)
     rows: dict[str, list[dict]] = {"judgments": [], "routings": [], "scores": [], "runs": []}
     came: dict[str, datetime] = {}
     for day in range(days):
-        at = min(begin + timedelta(days=day), utc_now() - timedelta(hours=3))
+        at = begin + timedelta(days=day)
         name = names[min(models - 1, day * models // days)]
         rows["runs"].append(
             {"command": "route", "device": "cpu", "began_at": at, "seconds": 900.0, "outcome": "finished"}

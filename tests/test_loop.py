@@ -215,7 +215,7 @@ MIDDLES = {
     "label": ("rlhf_hitl.loop.steps", "fit_and_keep_labels"),
     "train_reward": ("rlhf_hitl.reward.training.head_training", "save_head"),
     "evaluate": ("rlhf_hitl.reward.model_card", "add_evaluation_to_card"),
-    "dpo": ("rlhf_hitl.policy.dpo", "save_policy"),
+    "dpo": ("rlhf_hitl.policy.trl_training", "save_policy"),
     "promote": ("rlhf_hitl.simulate", "simulate_answer"),
 }
 #: When steps are killed that are not killed three times: they take longest, or have no middle.

@@ -33,9 +33,9 @@ def make_history(
     seed: int = 0,
     judged_again: float = 0.4,
 ) -> list[Comparison]:
-    """Fill a store with `days` of work, of which the last is over: comparisons come in the morning; the model, which gets
-    better, accepts those that it is sure of; simulated raters judge the others, a share of them twice. Some of the last
-    day wait."""
+    """Fill a store with `days` of work, of which the last is over: comparisons come in the morning; the model, which
+    gets better, accepts those that it is sure of; simulated raters judge the others, a share of them twice. Some of the
+    last day wait."""
     rng = random.Random(seed)
     if "support" not in {p.id for p in projects.list_projects(store)}:
         projects.add_project(store, "support")

@@ -22,7 +22,13 @@ pytestmark = pytest.mark.browser
 
 UNDO_MS, RENEWAL_MS = 8_000, 20_000
 MODEL = RewardModelRecord("rm_one", "head", "nowhere", "backbone", "hash", simulated=False)
-PAGES = [("/lead/", "Overview"), ("/data/", "Data"), ("/people/", "People"), ("/replay/", "Replay")]
+PAGES = [
+    ("/lead/", "Overview"),
+    ("/data/", "Data"),
+    ("/people/", "People"),
+    ("/policies/", "Policies"),
+    ("/replay/", "Replay"),
+]
 
 
 def put(server: Server, *questions: str, project="default", batch="", answers=("yes", "no"), **tags):
@@ -100,7 +106,7 @@ def test_every_page_has_the_same_links_a_title_and_a_heading(shared, page, role)
     for path, title in [*PAGES, ("/rate/", "Rate")]:
         page.get_by_role("link", name=title, exact=True).click()
         page.wait_for_url(f"**{path}")
-        expect(links).to_have_text(["Rate", "Decide", "Overview", "Data", "Raters", "People", "Replay"])
+        expect(links).to_have_text(["Rate", "Decide", "Overview", "Data", "Raters", "People", "Policies", "Replay"])
         expect(page.locator(".pages [aria-current=page]")).to_have_text([title])
         expect(page).to_have_title(f"{title} · rlhf_hitl")
         expect(page.locator("h1")).to_have_count(1)
@@ -118,7 +124,7 @@ def test_who_may_open_one_page_only_sees_no_links_and_others_see_theirs(shared, 
     enter(page, shared, "evaluates")
     page.goto(f"{shared.address}/replay/")
     expect(page.locator("#evaluations")).to_be_visible(timeout=30_000)
-    expect(page.locator("#replay .pages a:visible")).to_have_text(["Data", "Replay"])
+    expect(page.locator("#replay .pages a:visible")).to_have_text(["Data", "Policies", "Replay"])
 
 
 # --- what is shown

@@ -67,7 +67,7 @@ def margins(page) -> list[float]:
 def test_an_evaluator_lands_here_and_sees_no_way_to_pages_that_are_not_theirs(shown, page):
     begin(page, shown, "eve")
     assert urlsplit(page.url).path == "/replay/"
-    expect(page.locator(".pages a:visible")).to_have_text(["Data", "Replay"])
+    expect(page.locator(".pages a:visible")).to_have_text(["Data", "Policies", "Replay"])
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.labels.agreement import JUDGES, PEOPLE, SIMULATED
@@ -18,6 +18,10 @@ from rlhf_hitl.types.promotions import Decision
 from rlhf_hitl.wording import say_count
 
 POPULATION_TITLES = {PEOPLE: "people", JUDGES: "models that judge", SIMULATED: "simulated raters"}
+
+
+#: How a promotion by raters came out; `open`: they are still at it.
+PromotionOutcome = Literal["open", "promoted", "rejected", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -214,12 +218,13 @@ def describe_lineage(store: Store) -> list[dict[str, Any]]:
     return lines
 
 
-def _name_outcome(promotion: Promotion) -> str:
+def _name_outcome(promotion: Promotion) -> PromotionOutcome:
     if promotion.is_open:
         return "open"
-    return {Decision.PROMOTE: "promoted", Decision.REJECT: "rejected", Decision.UNDECIDED: "undecided"}[
-        promotion.decision
-    ]
+    names: dict[Decision, PromotionOutcome] = {
+        Decision.PROMOTE: "promoted", Decision.REJECT: "rejected", Decision.UNDECIDED: "undecided"
+    }  # fmt: skip
+    return names[promotion.decision]
 
 
 def _say_promotion(promotion: Promotion) -> str:

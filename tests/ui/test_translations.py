@@ -5,14 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from functools import cache
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pytest
 
 from checkout import ROOT
 from rlhf_hitl.labels import policy_votes
+from rlhf_hitl.labels.policy_report import PromotionOutcome
 from rlhf_hitl.store.findings import FindingAction
-from rlhf_hitl.store.policies import GateDecision, PolicyMethod
+from rlhf_hitl.store.policies import PolicyMethod
 from rlhf_hitl.types import REASONS, Answer, QualificationState, Reason, Role, Verdict
 from rlhf_hitl.ui import adjudicate, rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
@@ -111,7 +112,7 @@ def families() -> dict[str, set[str]]:
         "votes_of_*": set(policy_votes.POPULATIONS),
         "style_*": set(policy_votes.STYLE),
         "method_*": {method.value for method in PolicyMethod},
-        "outcome_*": set(get_args(get_type_hints(GateDecision)["outcome"])),
+        "outcome_*": set(get_args(PromotionOutcome)),
         "policies_*": {"before", "after"},
         "group_*": {"name", "done", "judgments", "accuracy", "people", "same", "newest", "seconds", "cost"},
         "threshold_*": {"confidence", "accepted", "load", "error", "bound", "cost"},

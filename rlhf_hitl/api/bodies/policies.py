@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import LINE, Body, Id, Name, StrictBool, Tags
+from rlhf_hitl.labels.policy_report import PromotionOutcome
 from rlhf_hitl.store.policies import PolicyMethod
 
 PolicyName = Annotated[str, StringConstraints(pattern=LINE, max_length=500)]
@@ -89,5 +90,5 @@ class LineageOut(BaseModel):
     settings_digest: str | None
     created_at: datetime | None
     replaced: int = Field(description="Earlier policies of the same name.")
-    outcome: Literal["open", "promoted", "rejected", "undecided"] | None
+    outcome: PromotionOutcome | None
     gate: str | None

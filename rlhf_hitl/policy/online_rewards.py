@@ -109,7 +109,7 @@ class RewardCallable:
     ):
         self.prompts, self.reward, self.find_problem = prompts, reward, find_problem
         self.reader, self.eos, self.missing_eos_penalty = reader, eos, missing_eos_penalty
-        self.watch = TuningWatch(None) if watch is None else watch
+        self.watch = TuningWatch(None, gather=gather_object) if watch is None else watch
         self.on_best: Callable[[], None] = lambda: None
         self.stopped: str | None = None
         self.seen = AnswersSeen()

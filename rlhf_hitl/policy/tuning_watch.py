@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +20,11 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.rewards import RewardFunction, make_answer
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Prompt
+from rlhf_hitl.types import Message, Prompt
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
+    from rlhf_hitl.reward.rendering import Conversation
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,14 @@ class WatchArguments:
                 "the gold model may have learnt from the same prompts as the other: what fools one may fool both"
             )
         return TuningWatch(lambda chats: gold.rewards(chats, keep=False), self.watch_window, gather, gold.id)
+
+
+def score_as_read(model: RewardModel, chats: Sequence[Conversation]) -> np.ndarray:
+    """Return a gold model's rewards (n,). What it cannot read, another model may have read: it counts as an answer
+    without text, and stops no training."""
+    empty = (Message("assistant", ""),)
+    read = [c if model.find_problem([c]) is None else replace(c, completion=empty, may_be_empty=True) for c in chats]
+    return model.rewards(read, keep=False)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,15 @@ def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_its
     assert "stopped early" in (tmp_path / "tuned" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_kl_that_explodes_stops_the_run(method, policy, tmp_path):
+    of_run = settings(method, policy, tmp_path / "tuned", max_steps=20, learning_rate=5e-2, beta=1e-3, max_kl=0.5)
+    result = train_online(of_run, prompts(32), ascii_share)
+    assert "nats an answer, more than max_kl 0.5" in result["stopped"]
+    assert result["steps"] < 20
+    assert result["stopped"] in (tmp_path / "tuned" / "README.md").read_text()
+
+
 def test_bad_input_is_refused_before_anything_is_trained(policy, tmp_path):
     out, train = tmp_path / "out", prompts(8)
     for bad, named, more in (

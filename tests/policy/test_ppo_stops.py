@@ -94,6 +94,17 @@ def test_a_reward_that_is_no_number_is_refused_at_first_and_stops_the_run_later(
     assert len(result.history) == 3
     assert has_learnt(result.folder), "of the first step"
 
+    def refuses(chats):
+        calls.append(len(chats))
+        if len(calls) == 3:
+            raise BadInput("reward inf", expected="a finite number", fix="train it again")
+        return count_ascii(chats)
+
+    calls.clear()
+    result = train_ppo(settings(policy, tmp_path / "c"), TRAIN, refuses)
+    assert result.stopped == "the reward is nan", "as where a reward model refuses its own reward"
+    assert has_learnt(result.folder)
+
 
 def test_a_loss_that_is_no_number_is_not_learnt_from(policy, tmp_path):
     trainer = PPOTrainer(settings(policy, tmp_path / "out"), TRAIN, count_ascii)

@@ -22,8 +22,9 @@ from rlhf_hitl.policy.win_predictions import predict_win_rates
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.stats.sequential import WinRateTest, make_controls, weigh_outcomes
 from rlhf_hitl.store import people, queue
-from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
+from rlhf_hitl.store.comparisons import find_comparisons, insert_completions, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.policy_changes import count_hidden_prompts, count_shared_prompts, find_changes
 from rlhf_hitl.store.promotions import (
     AnsweredPrompt,
     get_promotion,
@@ -95,6 +96,23 @@ def count_open_places(store) -> int:
         return conn.execute(
             sa.select(sa.func.count()).select_from(places).where(places.c.judgment_id.is_(None))
         ).scalar_one()
+
+
+def test_answers_that_raters_are_asked_about_are_not_shown_before_and_after_until_that_is_decided(store):
+    drawn = draw(3, same=(1,))
+    opened = open_one(store, drawn)
+    with store.write() as conn:
+        insert_completions(store, conn, [c for d in drawn for c in (d.new, d.old)])
+    shown = [c.prompt.id for c in find_changes(store, "base-one", "tuned").changes]
+    assert shown == [drawn[1].prompt.id], "nobody is asked about what is the same"
+    assert (count_shared_prompts(store, "tuned", "base-one"), count_hidden_prompts(store, "tuned", "base-one")) == (
+        1,
+        2,
+    )
+    assert count_hidden_prompts(store, "tuned", "another") == 0
+    end_promotion(store, opened.id, "for the test")
+    assert len(find_changes(store, "base-one", "tuned").changes) == 3
+    assert count_hidden_prompts(store, "base-one", "tuned") == 0
 
 
 def test_a_better_policy_is_promoted_as_soon_as_it_is_shown_and_free_places_close(store):

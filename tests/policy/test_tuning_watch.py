@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.tuning_watch import TuningWatch, measure_repetition
+from rlhf_hitl.policy.rewards import make_answer
+from rlhf_hitl.policy.tuning_watch import TuningWatch, measure_repetition, score_as_read
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.types import Message, Prompt
 
@@ -127,3 +130,12 @@ def test_repeats_are_shares_of_runs_of_words():
 def test_gold_that_is_no_number_is_refused():
     with pytest.raises(BadInput, match="no number"):
         TuningWatch(lambda chats: np.full(len(chats), np.nan)).observe(PROMPTS[:1], ["a"], [1.0], {})
+
+
+def test_what_the_gold_model_cannot_read_counts_as_an_answer_without_text(trained_model):
+    good, empty = make_answer(PROMPTS[0], "thanks"), make_answer(PROMPTS[0], "")
+    unreadable = replace(empty, may_be_empty=False)
+    assert trained_model.find_problem([unreadable]) is not None
+    scored = score_as_read(trained_model, [good, unreadable, empty])
+    assert scored[1] == scored[2] != scored[0]
+    assert scored[0] == pytest.approx(trained_model.rewards([good])[0])

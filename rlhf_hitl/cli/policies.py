@@ -150,7 +150,7 @@ def make_style_table(report: PolicyReport) -> Any:
 def make_lineage_table(lines: Sequence[dict[str, Any]]) -> Any:
     """Return the lineage as a table: what was made of what stands below it, further in."""
     if not lines:
-        return "No policy is recorded yet: trainings (`train-dpo`, `train-ppo`, …) and the loop record those that they tune."
+        return "No policy is recorded yet: each training and the loop record those that they tune."
     rows = [
         (
             "  " * line["depth"] + ("└ " if line["depth"] else "") + line["policy"],

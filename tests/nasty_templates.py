@@ -18,6 +18,8 @@ TEMPLATES = {
     "no_system": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
     + BASE
     + END,
+    "no_shouting": "{% for m in messages %}{% if '!' in m.content %}{{ raise_exception('do not shout') }}{% endif %}"
+    "{% endfor %}" + BASE + END,
     "alternate": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + BASE + END,
     # Refuses a completion, and takes its prompt.

@@ -6,7 +6,7 @@ Unlike our PPO they run under every launcher of accelerate, and sample with vLLM
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.policy.online_rewards import RewardCallable, RewardKeeper
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
-from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, make_answer
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
 from rlhf_hitl.policy.training import (
     UNSUPPORTED_ONLINE_SETTINGS,
@@ -37,7 +37,6 @@ from rlhf_hitl.policy.trl_training import (
 )
 from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.reward.readability import LeftOut, Unreadable
-from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
@@ -70,7 +69,7 @@ def train_online(
     settings: RLOOSettings | GRPOSettings,
     prompts: Sequence[Prompt],
     reward: RewardFunction,
-    find_problem: Callable[[Sequence[Conversation]], Unreadable | None] | None = None,
+    find_problem: ProblemFinder | None = None,
     *,
     watch: TuningWatch | None = None,
     card: Mapping[str, Any] | None = None,
@@ -115,7 +114,7 @@ def train_online(
         rewards = RewardCallable(
             {p.id: p for p in prompts},
             reward,
-            find_problem or (lambda chats: None),
+            find_problem,
             reader,
             find_eos_ids(model, tokenizer),
             0.0 if settings.mask_truncated_completions else settings.missing_eos_penalty,
@@ -162,7 +161,7 @@ def _read_prompts(
     settings: RLOOSettings | GRPOSettings,
     prompts: Sequence[Prompt],
     reader: PromptReader,
-    find_problem: Callable[[Sequence[Conversation]], Unreadable | None] | None,
+    find_problem: ProblemFinder | None,
     left_out: LeftOut,
 ) -> tuple[list[dict[str, str]], int]:
     """Return a row for each prompt that policy and reward model read and that fits, and how many are too long."""

@@ -19,11 +19,9 @@ from transformers import TrainerCallback
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.policy.best_weights import BestWeights
-from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, refuse_unread, score_answers
 from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.policy.tuning_watch import TuningWatch
-from rlhf_hitl.reward.readability import Unreadable
-from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
 
@@ -88,7 +86,7 @@ class RewardCallable:
     Args:
         prompts: id → prompt, of all rows.
         reward: returns rewards of conversations.
-        find_problem: returns why the reward model cannot read answers.
+        find_problem: returns why the reward model cannot read answers. None: it reads all.
         eos: the token ids that end an answer.
         watch: sees the answers, and says when to stop; `on_best` is called where no earlier step was better.
         missing_eos_penalty: subtracted from the reward of an answer that none of them ends, in standard deviations of
@@ -101,7 +99,7 @@ class RewardCallable:
         self,
         prompts: Mapping[str, Prompt],
         reward: RewardFunction,
-        find_problem: Callable[[Sequence[Conversation]], Unreadable | None],
+        find_problem: ProblemFinder | None,
         reader: PromptReader,
         eos: set[int],
         missing_eos_penalty: float,
@@ -127,31 +125,29 @@ class RewardCallable:
         """Return the rewards of this process's answers, less the penalty.
 
         Raises:
-            BadInput: a reward is not a finite number.
+            BadInput: a reward is not a finite number, or the reward model has read none of the answers so far.
         """
         asked = [self.prompts[i] for i in prompt_id]
         texts = [self.reader.decode(ids, self.eos) for ids in completion_ids]
-        chats = [make_answer(prompt, text) for prompt, text in zip(asked, texts)]
-        unreadable = [i for i, chat in enumerate(chats) if self.find_problem([chat]) is not None]
-        for i in unreadable:
-            chats[i] = make_answer(asked[i], "")
-        rewards = np.asarray(self.reward(chats), dtype=np.float64)
-        if rewards.shape != (len(chats),) or not np.isfinite(rewards).all():
+        rewards, unreadable = score_answers(asked, texts, self.reward, self.find_problem)
+        if bad := int((~np.isfinite(rewards)).sum()):
             raise BadInput(
-                f"rewards of shape {rewards.shape}",
-                expected=say_count(len(chats), "finite number"),
+                f"{say_count(bad, 'reward')} of {len(rewards)} not finite",
+                expected="a finite number for each answer",
                 fix="check the reward model",
             )
         cut_off = np.array([not ids or ids[-1] not in self.eos for ids in completion_ids])
         empty = sum(not text for text in texts)
-        here = AnswersSeen(len(texts), empty, len(unreadable), int(cut_off.sum()))
+        here = AnswersSeen(len(texts), empty, int(unreadable.sum()), int(cut_off.sum()))
         here.mean = float(rewards.mean())
         here.squares = float(((rewards - here.mean) ** 2).sum())
         for of_process in gather_object([here]):  # in the order of the processes: all have the same figures
             self.seen.add(of_process)
+        refuse_unread(self.seen.unreadable, self.seen.answers)
         self._warn_of_constant_rewards()
         log_metric("reward_before_penalty", here.mean)
         log_metric("ended", 1 - float(cut_off.mean()))
+        log_metric("unreadable", float(unreadable.mean()))
         self._let_watch(asked, texts, rewards, [len(ids) for ids in completion_ids], log_metric)
         return (rewards - self.missing_eos_penalty * self.seen.std * cut_off).tolist()
 

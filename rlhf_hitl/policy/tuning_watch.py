@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.rewards import RewardFunction, make_answer, make_readable
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Message, Prompt
+from rlhf_hitl.types import Prompt
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -84,15 +84,12 @@ class WatchArguments:
             log.warning(
                 "the gold model may have learnt from the same prompts as the other: what fools one may fool both"
             )
-        return TuningWatch(lambda chats: gold.rewards(chats, keep=False), self.watch_window, gather, gold.id)
 
+        def score(chats: Sequence[Conversation]) -> np.ndarray:
+            # What the gold model cannot read, the other may have read: it stops no training.
+            return gold.rewards(make_readable(chats, gold.find_problem)[0], keep=False)
 
-def score_as_read(model: RewardModel, chats: Sequence[Conversation]) -> np.ndarray:
-    """Return a gold model's rewards (n,). What it cannot read, another model may have read: it counts as an answer
-    without text, and stops no training."""
-    empty = (Message("assistant", ""),)
-    read = [c if model.find_problem([c]) is None else replace(c, completion=empty, may_be_empty=True) for c in chats]
-    return model.rewards(read, keep=False)
+        return TuningWatch(score, self.watch_window, gather, gold.id)
 
 
 @dataclass(frozen=True)

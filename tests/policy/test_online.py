@@ -86,7 +86,7 @@ def test_answers_are_scored_as_they_are_and_the_penalty_follows_the_spread(tiny_
     assert given == pytest.approx([3, 7 - 2 * std, 0])
     assert logged == {
         "reward_before_penalty": pytest.approx(10 / 3), "ended": pytest.approx(2 / 3), "empty": pytest.approx(1 / 3),
-        "repeated": 0, "distinct": 1, "tokens": pytest.approx(np.mean([len(i) for i in ids])),
+        "repeated": 0, "distinct": 1, "unreadable": 0, "tokens": pytest.approx(np.mean([len(i) for i in ids])),
     }  # fmt: skip
     reward(["x"], [""], [said[1]], [prompt.id], logged.__setitem__)
     assert reward.seen.as_dict() == {

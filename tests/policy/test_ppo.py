@@ -12,12 +12,12 @@ import torch
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.generation import sample_completions
+from rlhf_hitl.policy.online_rewards import RewardCallable
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.ppo.batches import collate_rollouts
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
 from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
-from rlhf_hitl.policy.ppo.reward_scale import UNREADABLE
 from rlhf_hitl.policy.ppo.trainer import PPOTrainer, train_ppo
 from rlhf_hitl.policy.ppo.update import Experience
 from rlhf_hitl.policy.sampling import Sampling
@@ -277,26 +277,37 @@ def test_an_answer_without_text_gets_its_reward_and_its_penalty_and_is_counted(p
     assert f"| empty answers | {empty:.4g} |" in (result.folder / "README.md").read_text()
 
 
-def test_what_the_reward_model_cannot_read_gets_a_floor_that_no_batch_moves(policy, tmp_path):
-    silent = make_silent(policy, tmp_path / "silent", 1)  # it ends at once
-    answers = []
+def test_what_the_reward_model_cannot_read_earns_what_an_answer_without_text_earns(policy, tmp_path):
+    """The same rule as of RLOO, GRPO and the gold model."""
 
-    def refuses_empty(chats):
-        if chats[0].completion[-1].content:
+    def refuse_all_but(chats, *texts):
+        if chats[0].completion[-1].content in texts:
             return None
         return Unreadable(Obstacle.NOTHING_LEFT, "p", "an answer", expected="text", fix="none")
 
-    def reward(chats):
-        answers.extend(chats)
-        return np.arange(len(chats), dtype=np.float64)
+    def find_problem(chats):
+        text = chats[0].completion[-1].content
+        return None if len(text) % 2 == 0 else refuse_all_but(chats, "yes")
 
-    config = settings(silent, tmp_path / "out", rollouts=32, minibatch=32, temperature=10.0, missing_eos_penalty=0.0)
-    trainer = PPOTrainer(config, prompts(8, Split.TRAIN, "x"), reward, refuses_empty)
+    def reward(chats):
+        assert not any(find_problem([chat]) for chat in chats)
+        return np.array([7.0 + len(c.completion[-1].content) for c in chats])
+
+    train = prompts(8, Split.TRAIN, "x")
+    config = settings(policy, tmp_path / "out", rollouts=32, minibatch=32)
+    trainer = PPOTrainer(config, train, reward, find_problem)
     rollouts = trainer.sampler.sample(trainer.model, trainer.sampling_policy, 0)
-    assert 0 < int(rollouts.readable.sum()) == len(answers) < 32
-    scaled = trainer._scale_rewards(rollouts, 0)
-    assert set(scaled[rollouts.readable == 0].tolist()) == {UNREADABLE}
-    assert scaled[rollouts.readable > 0].min() > UNREADABLE
+    odd = [len(text) % 2 for text in rollouts.texts]
+    assert rollouts.unreadable.tolist() == odd
+    assert 0 < sum(odd) < 32
+    assert rollouts.rewards.tolist() == [7.0 if is_odd else 7.0 + len(t) for is_odd, t in zip(odd, rollouts.texts)]
+    online = RewardCallable({p.id: p for p in train}, reward, find_problem, trainer.sampler.reader, {1}, 0.0)
+    ids = [row[: int(n)].tolist() for row, n in zip(rollouts.batch.answers, rollouts.batch.lengths)]
+    asked, logged = [p.id for p in rollouts.prompts], {}
+    assert online(["x"] * 32, [""] * 32, ids, asked, logged.__setitem__) == rollouts.rewards.tolist()
+    assert logged["unreadable"] == sum(odd) / 32
+    with pytest.raises(BadInput, match="first 8 answers, all unreadable"):
+        train_ppo(settings(policy, tmp_path / "none"), train, reward, lambda chats: refuse_all_but(chats, "yes", ""))
 
 
 def test_a_reward_model_reads_an_answer_without_text_where_it_may_be_empty(trained_model):

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.batches import split_by_tokens
-from rlhf_hitl.policy.ppo.reward_scale import UNREADABLE, RewardScale
+from rlhf_hitl.policy.ppo.reward_scale import RewardScale
 from rlhf_hitl.policy.ppo.token_logprobs import compute_token_logprobs
 
 
@@ -185,22 +185,16 @@ def test_rows_are_split_by_length_within_a_budget_of_tokens():
 
 def test_the_reward_scale_is_that_of_all_rewards_so_far_in_whatever_parts_they_come():
     rewards = torch.tensor(np.random.default_rng(0).normal(7, 3, size=24))
-    readable = torch.ones(24)
-    readable[5] = 0
     scale = RewardScale()
-    for part, read in zip(rewards.split(8), readable.split(8)):
-        scale.add(part, read, lambda v: v)
-    counted = rewards[readable > 0]
-    assert scale.spread == pytest.approx(float(counted.std(unbiased=False)))
-    first = counted[:7].mean()
-    scaled = scale.scale(rewards, readable)
-    assert scaled[0] == pytest.approx(float((rewards[0] - first) / counted.std(unbiased=False)))
-    assert scaled[5] == UNREADABLE
-    assert scale.unscale(scaled)[0] == pytest.approx(float(rewards[0]))
+    for part in rewards.split(8):
+        scale.add(part, lambda v: v)
+    spread = rewards.std(unbiased=False)
+    assert scale.spread == pytest.approx(float(spread))
+    assert scale.scale(rewards)[0] == pytest.approx(float((rewards[0] - rewards[:8].mean()) / spread))
 
 
 def test_a_constant_reward_is_said_to_teach_nothing(caplog):
     scale = RewardScale()
-    scale.add(torch.full((4,), 2.5), torch.ones(4), lambda v: v)
+    scale.add(torch.full((4,), 2.5), lambda v: v)
     assert "all 4 rewards of the first step are 2.5" in caplog.text
-    assert scale.scale(torch.full((4,), 2.5), torch.ones(4)).tolist() == [0, 0, 0, 0]
+    assert scale.scale(torch.full((4,), 2.5)).tolist() == [0, 0, 0, 0]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from nasty_templates import make_model
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.rewards import make_answer
-from rlhf_hitl.policy.tuning_watch import TuningWatch, measure_repetition, score_as_read
+from rlhf_hitl.policy.tuning_watch import TuningWatch, WatchArguments, measure_repetition
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.types import Message, Prompt
 
@@ -132,10 +133,15 @@ def test_gold_that_is_no_number_is_refused():
         TuningWatch(lambda chats: np.full(len(chats), np.nan)).observe(PROMPTS[:1], ["a"], [1.0], {})
 
 
-def test_what_the_gold_model_cannot_read_counts_as_an_answer_without_text(trained_model):
-    good, empty = make_answer(PROMPTS[0], "thanks"), make_answer(PROMPTS[0], "")
-    unreadable = replace(empty, may_be_empty=False)
-    assert trained_model.find_problem([unreadable]) is not None
-    scored = score_as_read(trained_model, [good, unreadable, empty])
+def test_what_the_gold_model_cannot_read_counts_as_an_answer_without_text(
+    judged_store, trained_model, tiny_model, tmp_path
+):
+    backbone = Backbone(str(make_model(tiny_model, tmp_path / "model", "no_shouting")), layer=1, pooling="last")
+    gold = train_head(judged_store, backbone, tmp_path)
+    watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / gold.id)).open_watch(judged_store, trained_model)
+    assert watch.gold is not None
+    good, unreadable, empty = (make_answer(PROMPTS[0], text) for text in ("thanks", "thanks!", ""))
+    assert gold.find_problem([unreadable]) is not None
+    scored = watch.gold([good, unreadable, empty])
     assert scored[1] == scored[2] != scored[0]
-    assert scored[0] == pytest.approx(trained_model.rewards([good])[0])
+    assert scored[0] == pytest.approx(gold.rewards([good])[0])

@@ -13,10 +13,6 @@ from rlhf_hitl.policy.ppo.math import SumOverProcesses
 
 log = logging.getLogger(__name__)
 
-#: The scaled reward of an answer that the reward model cannot read: standard deviations from the first rewards' mean.
-#: It is the same in each batch and process, and lower than what a readable answer gets as a rule.
-UNREADABLE = -3.0
-
 
 @dataclass
 class RewardScale:
@@ -41,14 +37,12 @@ class RewardScale:
         deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
         return deviation if deviation > 1e-6 * max(1.0, abs(self.mean)) else 1.0
 
-    def add(self, rewards: Tensor, readable: Tensor, reduce: SumOverProcesses) -> None:
-        """Take in this process's rewards (n,) of a step where `readable` (n,) is 1 (Chan et al. 1979, eq. 2.1)."""
-        rewards, readable = rewards.double(), readable.double()
-        total, n = reduce(torch.stack([(rewards * readable).sum(), readable.sum()])).tolist()
-        if not n:
-            return
+    def add(self, rewards: Tensor, reduce: SumOverProcesses) -> None:
+        """Take in this process's rewards (n,) of a step (Chan et al. 1979, eq. 2.1)."""
+        rewards = rewards.double()
+        total, n = reduce(torch.stack([rewards.sum(), torch.ones_like(rewards).sum()])).tolist()
         mean = total / n
-        squares = float(reduce((((rewards - mean) ** 2) * readable).sum()[None])[0])
+        squares = float(reduce(((rewards - mean) ** 2).sum()[None])[0])
         is_first = not self.count
         both, apart = self.count + n, mean - self.mean
         self.squares += squares + apart**2 * self.count * n / both
@@ -63,10 +57,6 @@ class RewardScale:
                     mean,
                 )
 
-    def scale(self, rewards: Tensor, readable: Tensor) -> Tensor:
-        """Return rewards (n,) in standard deviations; `UNREADABLE` where `readable` is 0."""
-        scaled = (rewards.double() - self.start) / self.spread
-        return torch.where(readable > 0, scaled, torch.full_like(scaled, UNREADABLE)).float()
-
-    def unscale(self, scaled: Tensor) -> Tensor:
-        return self.start + scaled * self.spread
+    def scale(self, rewards: Tensor) -> Tensor:
+        """Return rewards (n,) in standard deviations."""
+        return ((rewards.double() - self.start) / self.spread).float()

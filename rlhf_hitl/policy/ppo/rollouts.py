@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts, split_b
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
-from rlhf_hitl.policy.rewards import RewardFunction, make_answer
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, make_answer, score_answers
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
 from rlhf_hitl.policy.training import explain_out_of_memory
@@ -32,17 +32,14 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedTokenizerBase
 
-#: Returns why answers to a prompt have no reward, as `RewardModel.find_problem` does.
-ProblemFinder = Callable[[Sequence[Conversation]], Unreadable | None]
-
 
 @dataclass(frozen=True)
 class Rollouts:
     """A step's answers of one process, n of them, in the order of their positions in the step.
 
     Attributes:
-        rewards: (n,) the reward function's; zero where it cannot read the answer.
-        readable: (n,) 1 where it can.
+        rewards: (n,) the reward function's.
+        unreadable: (n,) 1 where the reward model cannot read the answer, and reads one without text in its place.
         ended, empty: (n,) 1 where the answer reached its EOS; where it has no text.
         figures: what the policy said of the tokens when it sampled them; None where that has to be computed.
     """
@@ -51,7 +48,7 @@ class Rollouts:
     texts: list[str]
     batch: RolloutBatch
     rewards: Tensor
-    readable: Tensor
+    unreadable: Tensor
     ended: Tensor
     empty: Tensor
     figures: TokenFigures | None
@@ -80,15 +77,16 @@ class RolloutSampler:
         accelerator: Accelerator,
         find_problem: ProblemFinder | None = None,
     ):
-        self._find_problem = find_problem or (lambda chats: None)
+        self._find_problem = find_problem
         self.config, self.tokenizer, self.reward, self.accelerator = config, tokenizer, reward, accelerator
         self.reader, self.unreadable = PromptReader(tokenizer), LeftOut("prompt")
         tokenized = []
         for p in sorted(prompts, key=lambda p: p.id):
             try:
                 tokens = self.reader.tokenize(p)
-                if problem := self._find_problem([make_answer(p, "yes")]):
-                    raise problem
+                for text in ("yes", "") if find_problem else ():
+                    if find_problem and (problem := find_problem([make_answer(p, text)])):
+                        raise problem
             except Unreadable as e:
                 self.unreadable.add(e)
             else:
@@ -143,10 +141,10 @@ class RolloutSampler:
                 read.append((part, model.read_states(states, small.answers, small.mask)))
         batch = collate_rollouts(prompt_tokens, answers, pad, self.accelerator.device)
         texts = [self.reader.decode(a, eos) for a in answers]
-        rewards, readable = self._score(prompts, texts)
+        rewards, unreadable = score_answers(prompts, texts, self._ask_reward, self._find_problem)
         ended, empty = [a[-1] in eos for a in answers], [not text for text in texts]
         device = self.accelerator.device
-        columns = [torch.tensor(x, dtype=torch.float32).to(device) for x in (rewards, readable, ended, empty)]
+        columns = [torch.tensor(x, dtype=torch.float32).to(device) for x in (rewards, unreadable, ended, empty)]
         figures = None
         if sum(len(part) for part, _ in read) == len(rows):
             figures = TokenFigures.zeros(batch)
@@ -173,23 +171,3 @@ class RolloutSampler:
         except BadInput as e:
             log.warning("%s", e)
             return np.full(len(chats), np.nan)
-
-    def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return (n,) rewards, and where the reward model can read the answer; the reward is 0 where it cannot.
-
-        An answer without text is read, too: as the chat template shows it.
-        """
-        chats = [make_answer(p, text) for p, text in zip(prompts, texts)]
-        readable = np.array([self._find_problem([chat]) is None for chat in chats])
-        rewards = np.zeros(len(chats))
-        if readable.any():
-            asked = [chat for chat, is_readable in zip(chats, readable) if is_readable]
-            scored = self._ask_reward(asked)
-            if scored.shape != (len(asked),):
-                raise BadInput(
-                    f"rewards of shape {scored.shape}",
-                    expected=say_count(len(asked), "finite number"),
-                    fix="check the reward model",
-                )
-            rewards[readable] = scored
-        return rewards, readable

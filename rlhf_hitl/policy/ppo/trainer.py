@@ -26,10 +26,10 @@ from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
-from rlhf_hitl.policy.ppo.rollouts import ProblemFinder, Rollouts, RolloutSampler
+from rlhf_hitl.policy.ppo.rollouts import Rollouts, RolloutSampler
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
 from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
-from rlhf_hitl.policy.rewards import RewardFunction
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, refuse_unread
 from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
 from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Prompt
@@ -170,16 +170,14 @@ class PPOTrainer:
         kl = ppo_math.kl_k1(said.logprobs, reference) * mask
         tokens = self._sum(mask.sum()[None].double())[0]
         figures = {
-            "reward": self._compute_mean(
-                torch.where(rollouts.readable > 0, rollouts.rewards, progress.scale.unscale(scaled))
-            ),
+            "reward": self._compute_mean(rollouts.rewards),
             "reward_scaled": self._compute_mean(scaled),
             "reward_std": progress.scale.spread,
             "kl": self._compute_mean(kl.sum(1)),
             "beta": progress.beta,
             "ended": self._compute_mean(rollouts.ended),
             "empty": self._compute_mean(rollouts.empty),
-            "unreadable": self._compute_mean(1 - rollouts.readable),
+            "unreadable": self._compute_mean(rollouts.unreadable),
             "tokens": self._compute_mean(batch.lengths.float()),
             "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
         }
@@ -221,17 +219,20 @@ class PPOTrainer:
         Raises:
             BadInput: a reward of the first step is not finite, or the reward model reads none of its answers.
         """
-        rewards, readable, scale = rollouts.rewards, rollouts.readable, self.progress.scale
-        bad, read = self._sum(torch.stack([(~rewards.isfinite()).sum().double(), readable.sum().double()])).tolist()
-        if step == 0 and (bad or not read):
-            raise BadInput(
-                f"first step: {bad:.0f} of {self.config.rollouts} rewards not finite, {read:.0f} answers readable",
-                expected="a finite number for each answer, and answers that the reward model can read",
-                fix="check the reward model, and that it reads this policy's answers",
-            )
+        rewards, scale = rollouts.rewards, self.progress.scale
+        counts = torch.stack([(~rewards.isfinite()).sum().double(), rollouts.unreadable.sum().double()])
+        bad, unreadable = map(int, self._sum(counts).tolist())
+        if step == 0:
+            refuse_unread(unreadable, self.config.rollouts)
+            if bad:
+                raise BadInput(
+                    f"first step: {bad} of {self.config.rollouts} rewards not finite",
+                    expected="a finite number for each answer",
+                    fix="check the reward model",
+                )
         if not bad:
-            scale.add(rewards, readable, self._sum)
-        return scale.scale(rewards, readable)
+            scale.add(rewards, self._sum)
+        return scale.scale(rewards)
 
     def _check(self, reason: str | None, figures: dict[str, float]) -> None:
         if reason is not None:

@@ -155,6 +155,8 @@ def generate_command(
     rule = _check_pairing(pairing, pairs, k, out, len(policies) + len(endpoints))
     stops = check_stop_strings(stop or ())
     samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed, stops)
+    if not out and not any(map(is_completion_file, policies)):
+        require_enough_completions(samplings, len(policies) + len(endpoints), k)
     _check_processes(processes, backend, bool(endpoints))
     if prompts and split:
         raise BadInput(
@@ -186,8 +188,6 @@ def generate_command(
                 print_note(f"{out} is written anew when the answers that are missing have come")
         elif out:
             check_may_write(out, "completions", "file", is_earlier=holds_completions, overwrite=overwrite)
-        if not out and not any(map(is_completion_file, policies)):
-            require_enough_completions(completions, len(run.policies), k)
         run.check()
         if processes > 1:
             values = {

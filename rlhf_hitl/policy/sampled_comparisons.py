@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.types import Comparison, Completion, Prompt
 from rlhf_hitl.wording import say_count
 
@@ -39,19 +40,28 @@ def make_comparisons(
     return comparisons
 
 
-def require_enough_completions(completions: int, policies: int, k: int) -> None:
+def require_enough_completions(samplings: Sequence[Sampling], policies: int, k: int) -> None:
     """Raise BadInput where not even a prompt with all its answers has a comparison of `k` of them.
 
     Args:
-        completions: of a prompt by each policy.
+        samplings: of the completions of a prompt by each policy.
     """
     most = -(-k // policies)  # of one policy in a comparison: see `group_across_policies`
-    if policies * min(most, completions) < k:
+    completions = sum(s.count for s in samplings)
+    different = sum(s.count if s.temperature > 0 else 1 for s in samplings)
+    if policies * min(most, different) >= k:
+        return
+    if policies * min(most, completions) >= k:
         raise BadInput(
-            f"--completions {completions} with --k {k}",
-            expected=f"{most} or more of each policy to make a comparison of {k}",
-            fix=f"give --completions {most} or more, or a lower --k",
+            f"--completions {completions} with --temperature 0",
+            expected=f"{most} or more different answers of each policy to make a comparison of {k}",
+            fix="give a --temperature above 0: at 0 a policy answers a prompt in one way",
         )
+    raise BadInput(
+        f"--completions {completions} with --k {k}",
+        expected=f"{most} or more of each policy to make a comparison of {k}",
+        fix=f"give --completions {most} or more, or a lower --k",
+    )
 
 
 def group_completions(

@@ -129,6 +129,7 @@ def test_what_is_missing_is_said_before_anything_heavy_is_imported(bundled, tmp_
             ["promote", "--policy", "a", "--against", "b", "--simulate", "--no-wait"],
             ["generate", "--policy", "./nowhere"],
             ["generate", "--prompts", "nowhere.jsonl"],
+            ["generate", "--temperature", "0", "--completions", "4"],
             ["loop", "--config", "loop.yaml"],
             ["loop", "--policy", "smollm2-135m-instrct"],
             ["import", "nowhere.jsonl"],

@@ -272,11 +272,20 @@ def make(prompt, policy, *texts):
 def test_what_can_make_no_comparison_is_refused_and_nothing_else(completions, policies, k):
     prompt, texts = Prompt.create((Message("user", "q"),)), iter("abcdefghijklmnopqrstuvwxyz")
     answers = [c for i in range(policies) for _ in range(completions) for c in make(prompt, f"p{i}", next(texts))]
+    samplings = [Sampling(1.0, 1.0, 8, count=completions)]
     if make_comparisons([prompt], answers, k, policies=[f"p{i}" for i in range(policies)]):
-        require_enough_completions(completions, policies, k)
+        require_enough_completions(samplings, policies, k)
     else:
         with pytest.raises(BadInput, match="--completions"):
-            require_enough_completions(completions, policies, k)
+            require_enough_completions(samplings, policies, k)
+
+
+def test_equal_answers_at_temperature_0_make_no_comparison_unless_others_are_there():
+    likeliest, sampled = Sampling(0.0, 1.0, 8, count=4), Sampling(1.0, 1.0, 8, count=1)
+    with pytest.raises(BadInput, match=r"--completions 4 with --temperature 0.*above 0"):
+        require_enough_completions([likeliest], 1, 2)
+    require_enough_completions([likeliest, sampled], 1, 2)
+    require_enough_completions([likeliest], 2, 2)
 
 
 @settings(max_examples=60)

@@ -131,7 +131,7 @@ def start_promotion(
         return found
     with store.read() as conn:
         require_project(conn, settings.project)
-    asked_before = find_asked_prompts(store, new, old)
+    asked_before = find_asked_prompts(store, new, old, given)
     pool = list_prompts(store, split=Split.HELDOUT) if prompts is None else list(prompts)
     refuse_learnt_prompts(pool, new_policy, old_policy, reward_model)
     fresh = [p for p in sorted(pool, key=lambda p: p.id) if p.id not in asked_before]

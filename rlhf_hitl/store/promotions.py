@@ -30,6 +30,8 @@ from rlhf_hitl.types.promotions import Decision
 
 #: The source of the comparisons of a promotion, before its number. No page for raters shows it.
 SOURCE = "promotion"
+#: The settings that tell policies of one name apart.
+WEIGHTS = ("new_weights", "old_weights")
 
 
 @dataclass(frozen=True)
@@ -218,18 +220,24 @@ def read_draws(store: Store, id: int) -> list[Draw]:
         return [Draw(*row) for row in conn.execute(query)]
 
 
-def find_asked_prompts(store: Store, new_policy: str, old_policy: str) -> frozenset[str]:
-    """Return the ids of prompts on which raters were asked to compare these two policies before."""
-    query = (
-        sa.select(promotion_draws.c.prompt_id)
-        .join(promotions, promotions.c.id == promotion_draws.c.promotion_id)
-        .where(
-            promotions.c.new_policy == new_policy,
-            promotions.c.old_policy == old_policy,
-            promotion_draws.c.comparison_id.is_not(None),
-        )
-    )
+def find_asked_prompts(store: Store, new_policy: str, old_policy: str, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Return the ids of prompts on which raters were asked to compare these two policies before.
+
+    Args:
+        settings: of the promotion that is to be opened. WEIGHTS tell which policy of a name is meant: a folder may have
+            been trained again. Where they are not known, as of earlier versions, the name decides.
+    """
+    pair = promotions.c.new_policy == new_policy, promotions.c.old_policy == old_policy
+    meant = [settings.get(name) for name in WEIGHTS]
     with store.read() as conn:
+        same = []
+        for id, then in conn.execute(sa.select(promotions.c.id, promotions.c.settings).where(*pair)):
+            known = [(then.get(name), now) for name, now in zip(WEIGHTS, meant)]
+            if all(before == now or before is None or now is None for before, now in known):
+                same.append(id)
+        query = sa.select(promotion_draws.c.prompt_id).where(
+            promotion_draws.c.promotion_id.in_(same), promotion_draws.c.comparison_id.is_not(None)
+        )
         return frozenset(conn.execute(query).scalars())
 
 

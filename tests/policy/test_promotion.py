@@ -27,6 +27,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.policy_changes import count_hidden_prompts, count_shared_prompts, find_changes
 from rlhf_hitl.store.promotions import (
     AnsweredPrompt,
+    find_asked_prompts,
     get_promotion,
     list_promotions,
     open_promotion,
@@ -58,10 +59,10 @@ def draw(count: int, *, judged: int | None = None, same: tuple[int, ...] = (), p
     return drawn
 
 
-def open_one(store, drawn, *, judged: int | None = None, **more):
+def open_one(store, drawn, *, judged: int | None = None, settings=None, **more):
     with store.write() as conn:
         insert_prompts(store, conn, [d.prompt for d in drawn])
-    settings = SETTINGS | {"judged": len(drawn) if judged is None else judged}
+    settings = SETTINGS | (settings or {}) | {"judged": len(drawn) if judged is None else judged}
     settings["overlap"] = more.get("overlap", 1)
     return open_promotion(
         store, new_policy="tuned", old_policy="base-one", drawn=drawn, settings=settings, counts={}, **more
@@ -320,6 +321,17 @@ def test_two_promotions_of_the_same_policies_are_not_open_at_once(store):
     assert count_open_places(store) == 0
     with pytest.raises(NotFound):
         get_promotion(store, 7)
+
+
+def test_a_policy_that_was_trained_again_under_its_name_may_be_asked_about_the_same_prompts(store):
+    drawn, weights = draw(3, same=(1,)), {"new_weights": "a", "old_weights": "b"}
+    open_one(store, drawn, settings=weights)
+    asked = {drawn[0].prompt.id, drawn[2].prompt.id}
+    assert find_asked_prompts(store, "tuned", "base-one", weights) == asked
+    for name in weights:
+        assert find_asked_prompts(store, "tuned", "base-one", weights | {name: "another"}) == set()
+    assert find_asked_prompts(store, "tuned", "base-one", {}) == asked, "of earlier versions the name is all there is"
+    assert find_asked_prompts(store, "base-one", "tuned", {}) == set()
 
 
 # --- with real policies

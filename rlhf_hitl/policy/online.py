@@ -19,7 +19,7 @@ from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.policy.online_rewards import RewardCallable, RewardKeeper
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
-from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, make_answer
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
 from rlhf_hitl.policy.training import (
     UNSUPPORTED_ONLINE_SETTINGS,
@@ -27,6 +27,7 @@ from rlhf_hitl.policy.training import (
     make_policy_lora_config,
     refuse_heldout,
 )
+from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.trl_training import (
     find_dtype,
     is_sharded,
@@ -36,7 +37,6 @@ from rlhf_hitl.policy.trl_training import (
     save_trained_policy,
 )
 from rlhf_hitl.policy.tuning_watch import TuningWatch
-from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
@@ -105,14 +105,18 @@ def train_online(
     out = require_free_folder(settings.output_dir)
     refuse_heldout(prompts)
     tokenizer = load_tokenizer(settings.model_name_or_path)
-    reader, left_out = PromptReader(tokenizer), LeftOut("prompt")
-    rows, too_long = _read_prompts(settings, prompts, reader, find_problem, left_out)
+    reader = PromptReader(tokenizer)
+    read = read_training_prompts(
+        prompts, reader, find_problem, max_prompt_tokens=settings.max_prompt_tokens, skip_bad=settings.skip_bad
+    )
+    _require_whole_batch(settings, len(read.prompts))
+    rows = [{"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id} for p in read.prompts]
     changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
     of_trainer = prepare_settings(settings, out)
     with explain_out_of_memory(*MEMORY_SETTINGS):
         model = load_policy(settings.model_name_or_path, find_dtype(settings))
         rewards = RewardCallable(
-            {p.id: p for p in prompts},
+            {p.id: p for p in read.prompts},
             reward,
             find_problem,
             reader,
@@ -135,8 +139,8 @@ def train_online(
     history = run_training(trainer, *MEMORY_SETTINGS)
     figures = {
         "prompts": len(rows),
-        "too_long": too_long,
-        "left_out": left_out.as_dict(),
+        "too_long": read.too_long,
+        "left_out": read.left_out.as_dict(),
         **rewards.seen.as_dict(),
         "steps": trainer.state.global_step,
         "processes": trainer.accelerator.num_processes,
@@ -151,50 +155,19 @@ def train_online(
         base=settings.model_name_or_path,
         merge=settings.merge,
         card={"method": method, "settings": changed, **figures, **(card or {}), "history": history},
-        prompts=prompts,
+        prompts=read.prompts,
         max_new_tokens=settings.max_completion_length,
     )
     return {**figures, "history": history}
 
 
-def _read_prompts(
-    settings: RLOOSettings | GRPOSettings,
-    prompts: Sequence[Prompt],
-    reader: PromptReader,
-    find_problem: ProblemFinder | None,
-    left_out: LeftOut,
-) -> tuple[list[dict[str, str]], int]:
-    """Return a row for each prompt that policy and reward model read and that fits, and how many are too long."""
-    rows, too_long = [], 0
-    for p in sorted(prompts, key=lambda p: p.id):
-        try:
-            tokens = reader.tokenize(p)
-            for text in ("yes", "") if find_problem else ():
-                if find_problem and (problem := find_problem([make_answer(p, text)])):
-                    raise problem
-        except Unreadable as e:
-            left_out.add(e)
-            continue
-        if len(tokens) > settings.max_prompt_tokens:
-            too_long += 1
-        else:
-            rows.append({"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id})
-    left_out.refuse_or_warn(len(prompts), skip_bad=settings.skip_bad)
-    if too_long:
-        of_all = say_count(len(prompts), "prompt")
-        log.warning("%d of %s left out: longer than max_prompt_tokens %d", too_long, of_all, settings.max_prompt_tokens)
-    if not rows:
-        raise BadInput(
-            say_count(len(prompts), "prompt"),
-            expected=f"at least one of up to {settings.max_prompt_tokens} tokens",
-            fix="import prompts of the train split, or raise max_prompt_tokens",
-        )
+def _require_whole_batch(settings: RLOOSettings | GRPOSettings, prompts: int) -> None:
+    """Raise BadInput for too few prompts for a batch: TRL leaves out what does not fill one, and trains on nothing."""
     at_once = (settings.generation_batch_size or 1) // (settings.num_generations or 1)
-    if len(rows) < at_once:  # TRL leaves out what does not fill a batch, and would train on nothing
+    if prompts < at_once:
         raise BadInput(
-            f"{say_count(len(rows), 'prompt')} for a batch of {at_once}",
+            f"{say_count(prompts, 'prompt')} for a batch of {at_once}",
             expected="as many prompts as are answered at once (per_device_train_batch_size x processes x "
             "gradient_accumulation_steps / num_generations)",
             fix="import more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps",
         )
-    return rows, too_long

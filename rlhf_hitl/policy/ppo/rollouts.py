@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -17,20 +16,18 @@ from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts, split_b
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
-from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, make_answer, score_answers
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, score_answers
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
 from rlhf_hitl.policy.training import explain_out_of_memory
-from rlhf_hitl.reward.readability import LeftOut, Unreadable
+from rlhf_hitl.policy.training_prompts import TrainingPrompts
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Prompt
-from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -58,50 +55,22 @@ class RolloutSampler:
     """Samples and scores the rollouts of this process.
 
     Args:
-        prompts: prompts of the train split; those of more than `max_prompt_tokens` are left out and counted.
-        find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
-
-    Attributes:
-        unreadable: the prompts that policy or reward model cannot read.
-
-    Raises:
-        BadInput: no prompt fits, or some cannot be read and `skip_bad` is not set.
+        reader: the policy's, which has read the prompts.
+        find_problem: says which answers the reward model cannot read. None: it reads all.
     """
 
     def __init__(
         self,
         config: PPOConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Prompt],
+        reader: PromptReader,
+        read: TrainingPrompts,
         reward: RewardFunction,
         accelerator: Accelerator,
         find_problem: ProblemFinder | None = None,
     ):
-        self._find_problem = find_problem
-        self.config, self.tokenizer, self.reward, self.accelerator = config, tokenizer, reward, accelerator
-        self.reader, self.unreadable = PromptReader(tokenizer), LeftOut("prompt")
-        tokenized = []
-        for p in sorted(prompts, key=lambda p: p.id):
-            try:
-                tokens = self.reader.tokenize(p)
-                for text in ("yes", "") if find_problem else ():
-                    if find_problem and (problem := find_problem([make_answer(p, text)])):
-                        raise problem
-            except Unreadable as e:
-                self.unreadable.add(e)
-            else:
-                tokenized.append((p, tokens))
-        self.unreadable.refuse_or_warn(len(prompts), skip_bad=config.skip_bad)
-        fitting = [(p, tokens) for p, tokens in tokenized if len(tokens) <= config.max_prompt_tokens]
-        if not fitting:
-            raise BadInput(
-                say_count(len(prompts), "prompt"),
-                expected=f"at least one of up to {config.max_prompt_tokens} tokens",
-                fix="import prompts of the train split, or raise max_prompt_tokens",
-            )
-        self.prompts = [p for p, _ in fitting]
-        self.prompt_tokens = [tokens for _, tokens in fitting]
-        self.too_long = len(tokenized) - len(fitting)
+        self.config, self.tokenizer, self.reader, self.accelerator = config, reader.tokenizer, reader, accelerator
+        self.reward, self._find_problem = reward, find_problem
+        self.prompts, self.prompt_tokens = read.prompts, read.tokens
         self._shuffle = lru_cache(2)(self._shuffle_prompts)  # a step can end one pass and begin the next
 
     def sample(self, model: ActorCritic, sampling_policy: SamplingPolicy, step: int) -> Rollouts:

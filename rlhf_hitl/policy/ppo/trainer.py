@@ -30,7 +30,9 @@ from rlhf_hitl.policy.ppo.rollouts import Rollouts, RolloutSampler
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
 from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
 from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, refuse_unread
+from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Prompt
 
@@ -103,7 +105,11 @@ class PPOTrainer:
         self._check_processes()
         set_seed(config.seed)
         self.tokenizer = load_tokenizer(config.model_name_or_path)
-        self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator, find_problem)
+        reader = PromptReader(self.tokenizer)
+        self.read = read_training_prompts(
+            prompts, reader, find_problem, max_prompt_tokens=config.max_prompt_tokens, skip_bad=config.skip_bad
+        )
+        self.sampler = RolloutSampler(config, reader, self.read, reward, self.accelerator, find_problem)
         dtype = resolve_dtype(config.precision)
         base = load_policy(config.model_name_or_path, dtype).to(self.accelerator.device)  # type: ignore[arg-type]
         sampled = dtype if config.sampling_precision == "same" else resolve_dtype(config.sampling_precision)
@@ -117,7 +123,7 @@ class PPOTrainer:
         self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
         self.checkpoints = PPOCheckpoints(
-            self.out, config, self.sampler.prompts, self.accelerator, self.model, self.progress
+            self.out, config, self.read.prompts, self.accelerator, self.model, self.progress
         )
         if trackers:
             self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))
@@ -252,13 +258,13 @@ class PPOTrainer:
             "method": "ppo",
             "settings": dataclasses.asdict(config),
             "processes": self.accelerator.num_processes,
-            "prompts": len(self.sampler.prompts),
-            "too_long": self.sampler.too_long,
+            "prompts": len(self.read.prompts),
+            "too_long": self.read.too_long,
             "empty_answers": history[-1].get("empty"),
             "stopped": stopped,
             "warnings": self.watch.warnings,
             **self.card,
-            "left_out": self.sampler.unreadable.as_dict(),
+            "left_out": self.read.left_out.as_dict(),
             "history": history,
         }
         merge = config.save == "merged"
@@ -266,7 +272,7 @@ class PPOTrainer:
         samples = sample_before_and_after(
             self.model.policy,
             self.tokenizer,
-            self.sampler.prompts,
+            self.read.prompts,
             max_new_tokens=config.max_new_tokens,
             seed=config.seed,
         )
@@ -277,7 +283,7 @@ class PPOTrainer:
             base=config.model_name_or_path,
             merge=merge,
             card=card,
-            prompts=self.sampler.prompts,
+            prompts=self.read.prompts,
             samples=samples,
         )
 

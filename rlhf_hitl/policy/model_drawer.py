@@ -103,7 +103,8 @@ class ModelDrawer(TokenReader):
         pad = self.tokenizer.pad_token_id
         stop = StopFinder(self.tokenizer, self.stop) if self.stop else None
         prompts, rows = [j.prompt_tokens for j in jobs], [j.row for j in jobs]
-        for batch in plan_batches(prompts, rows, self._batch_tokens, self._batch_size):
+        lengths = list(map(len, prompts)), [row.max_new_tokens for row in rows]
+        for batch in plan_batches(*lengths, self._batch_tokens, self._batch_size):
             if all(jobs[i].key in known for i in batch):
                 continue
             with explain_out_of_memory("--batch-tokens (batch_tokens)", "max_new_tokens where that is at one row"):

@@ -89,7 +89,7 @@ def sample_tokens(
         recorder: hears of each pass of the model, but not where `model.generate` makes them.
     """
     answers: list[list[int]] = [[] for _ in prompts]
-    for batch in plan_batches(prompts, samplings, batch_tokens):
+    for batch in plan_batches(list(map(len, prompts)), [s.max_new_tokens for s in samplings], batch_tokens):
         found = sample_batch(
             model,
             [prompts[i] for i in batch],
@@ -105,26 +105,27 @@ def sample_tokens(
 
 
 def plan_batches(
-    prompts: Sequence[Sequence[int]],
-    samplings: Sequence[RowSampling],
-    batch_tokens: int | None,
-    batch_rows: int | None = None,
+    prompts: Sequence[int], answers: Sequence[int], batch_tokens: int | None, batch_rows: int | None = None
 ) -> list[list[int]]:
-    """Return the indices of rows by batch: long prompts first, equal ones side by side, as many as the budget of tokens
-    holds and no more than `batch_rows`.
+    """Return the indices of rows by batch, long rows first: as many as the budget holds, padding included.
 
-    A row that is longer than the budget has a batch of its own.
+    A row that alone is longer than the budget has a batch of its own. Rows of one length stay in their order: those of
+    one prompt that are given side by side are computed side by side.
+
+    Args:
+        prompts, answers: the tokens of each row's prompt, and of its answer at most.
+        batch_tokens, batch_rows: the most tokens and rows of a batch; None: as many as there are.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), tuple(prompts[i])))
     most_tokens, most_rows = batch_tokens or sys.maxsize, batch_rows or sys.maxsize
     batches: list[list[int]] = []
-    longest = steps = 0  # of the newest batch, whose first prompt is its longest
-    for i in order:
-        steps = max(steps, samplings[i].max_new_tokens)
-        if not batches or len(batches[-1]) == most_rows or (len(batches[-1]) + 1) * (longest + steps) > most_tokens:
+    widths = 0, 0  # of the newest batch: prompts are aligned right, and answers left after them
+    for i in sorted(range(len(prompts)), key=lambda i: -prompts[i] - answers[i]):
+        wider = max(widths[0], prompts[i]), max(widths[1], answers[i])
+        if not batches or len(batches[-1]) == most_rows or sum(wider) * (len(batches[-1]) + 1) > most_tokens:
             batches.append([])
-            longest, steps = len(prompts[i]), samplings[i].max_new_tokens
+            wider = prompts[i], answers[i]
         batches[-1].append(i)
+        widths = wider
     return batches
 
 

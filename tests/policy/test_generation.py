@@ -91,14 +91,15 @@ def test_rows_that_share_a_prefill_and_leave_have_the_tokens_of_plain_generate(m
 
 
 def test_batches_hold_no_more_tokens_than_their_budget_and_every_row_once():
-    prompts = [[1] * n for n in (3, 50, 7, 50, 7, 400)]
-    draws = [RowSampling(1, 1, 10, i) for i in range(6)]
-    batches = plan_batches(prompts, draws, 130)
+    prompts, answers = [3, 50, 7, 50, 7, 400], [10, 10, 12, 10, 5, 10]
+    batches = plan_batches(prompts, answers, 130)
     assert sorted(i for batch in batches for i in batch) == list(range(6))
     assert batches[0] == [5], "longer than the budget, and alone"
+    assert batches[1] == [1, 3], "as they were given"
     for batch in batches[1:]:
-        assert len(batch) * (max(len(prompts[i]) for i in batch) + 10) <= 130
-    assert [len(b) for b in plan_batches(prompts, draws, None, 4)] == [4, 2]
+        assert len(batch) * (max(prompts[i] for i in batch) + max(answers[i] for i in batch)) <= 130
+    assert len(batches) == 3
+    assert [len(b) for b in plan_batches(prompts, answers, None, 4)] == [4, 2]
 
 
 def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, tokenizer, monkeypatch):

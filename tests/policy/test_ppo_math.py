@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from rlhf_hitl.policy.ppo import math as ppo_math
-from rlhf_hitl.policy.ppo.batches import split_by_tokens
 from rlhf_hitl.policy.ppo.reward_scale import RewardScale
 from rlhf_hitl.policy.ppo.token_logprobs import compute_token_logprobs
 
@@ -171,16 +170,6 @@ def test_token_log_probabilities_and_their_gradients_are_those_of_all_logits(voc
     torch.testing.assert_close(one.grad, other.grad, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(entropy, -(expected.exp() * expected).sum(-1), atol=1e-9, rtol=1e-9)
     assert not entropy.requires_grad
-
-
-def test_rows_are_split_by_length_within_a_budget_of_tokens():
-    prompts, answers = [5, 40, 6, 2, 5], [5, 10, 5, 1, 6]
-    parts = split_by_tokens(prompts, answers, 36)
-    assert sorted(i for part in parts for i in part) == [0, 1, 2, 3, 4]
-    assert parts[0] == [1], "a row longer than the budget is alone"
-    for part in parts[1:]:
-        assert (max(prompts[i] for i in part) + max(answers[i] for i in part)) * len(part) <= 36
-    assert len(parts) == 3
 
 
 def test_the_reward_scale_is_that_of_all_rewards_so_far_in_whatever_parts_they_come():

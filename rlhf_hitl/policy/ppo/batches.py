@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.policy.ppo.math import make_length_mask
+from rlhf_hitl.policy.token_sampling import plan_batches
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RolloutBatch:
         """
         answers = self.lengths[index].tolist()
         prompts = (self.attention[index].sum(1) - self.lengths[index]).tolist()
-        return [index[torch.tensor(part, device=index.device)] for part in split_by_tokens(prompts, answers, budget)]
+        return [index[torch.tensor(part, device=index.device)] for part in plan_batches(prompts, answers, budget)]
 
 
 def collate_rollouts(
@@ -62,24 +63,3 @@ def collate_rollouts(
         attention[i, left - len(prompt) : left + len(answer)] = 1
     lengths = torch.tensor([len(a) for a in answers], device=device)
     return RolloutBatch(ids.to(device), attention.to(device), lengths, right)
-
-
-def split_by_tokens(prompts: Sequence[int], answers: Sequence[int], budget: int) -> list[list[int]]:
-    """Split rows into batches of `budget` tokens at most, padding included, the longest rows first.
-
-    A row that alone is longer than the budget is a batch.
-
-    Args:
-        prompts, answers: the tokens of each row's prompt and answer.
-    """
-    batches: list[list[int]] = []
-    widths = 0, 0
-    for i in sorted(range(len(prompts)), key=lambda i: (-prompts[i] - answers[i], i)):
-        wider = max(widths[0], prompts[i]), max(widths[1], answers[i])
-        if batches and sum(wider) * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(i)
-            widths = wider
-        else:
-            batches.append([i])
-            widths = prompts[i], answers[i]
-    return batches

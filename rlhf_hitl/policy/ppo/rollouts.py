@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts, split_by_tokens
+from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
 from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, score_answers
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
-from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, plan_batches, sample_tokens
 from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.policy.training_prompts import TrainingPrompts
 from rlhf_hitl.reward.rendering import Conversation
@@ -92,7 +92,7 @@ class RolloutSampler:
         answers: list[list[int]] = [[] for _ in rows]
         read: list[tuple[list[int], TokenFigures]] = []
         lengths = list(map(len, prompt_tokens)), [config.max_new_tokens] * len(rows)
-        for part in split_by_tokens(*lengths, config.sampling_tokens):
+        for part in plan_batches(*lengths, config.sampling_tokens):
             recorder = StateRecorder(policy if is_exact else None)
             with explain_out_of_memory(*MEMORY_SETTINGS[1:]), recorder:
                 sampled = sample_tokens(

@@ -376,7 +376,7 @@ def measure_train_ppo(scene: Scene) -> Figures:
         max_new_tokens=scene.answer // 2, missing_eos_penalty=0.0, lora_r=16, lora_alpha=32, save="adapter",
         precision="float32" if scene.quick else "bfloat16",
     )  # fmt: skip
-    run = Run(out, out, texts, steps, episodes, 1, 1, 1, 1e-4, 0.05, 16, 32, 0, episodes)
+    run = Run(out, out, texts, steps, episodes, 1, 1, 1, 1e-4, 0.05, 16, 32, 0, episodes, 1.0)
     told = meter.report(run)
     return {"train_ppo.episodes_per_s": told["episodes"] / told["seconds"], "train_ppo.peak_gib": read_peak_gib()}
 
@@ -459,7 +459,7 @@ def measure_trl_ppo(scene: Scene) -> Figures:
     episodes = 2 * scene.pairs
     run = Run(
         str(locate_policy(scene)), str(scene.folder / "trl_ppo"), read_bundled_prompts()[:64], 3, episodes,
-        scene.pairs, 1, scene.answer // 2, 1e-5, 0.05, 16, 32, 0, episodes,
+        scene.pairs, 1, scene.answer // 2, 1e-5, 0.05, 16, 32, 0, episodes, 1.0,
         precision=str(scene.dtype).removeprefix("torch."),
     )  # fmt: skip
     told = train(run)

@@ -24,6 +24,8 @@ class Run:
         model: the folder of the policy; `out`: where the tuned one goes.
         prompts: user messages.
         rollout_batch: answers in one pass that samples or evaluates, where a side can be told so.
+        kl_beta: of the KL penalty, in standard deviations of the reward for a nat.
+        reward_std: one of them, in the reward's unit: of the untuned policy's answers.
         precision: of the policy's frozen weights.
         critic: what the peer's value model trains: `full` (its default) or `lora`.
     """
@@ -42,6 +44,7 @@ class Run:
     lora_alpha: int
     seed: int
     rollout_batch: int
+    reward_std: float
     critic: str = "full"
     precision: str = "float32"
 

@@ -88,7 +88,7 @@ def train(run: Run) -> dict[str, Any]:
         temperature=1.0,
         stop_token="eos",
         missing_eos_penalty=None,
-        kl_coef=run.kl_beta,
+        kl_coef=run.kl_beta * run.reward_std,
         num_sample_generations=0,
         seed=run.seed,
         bf16=run.precision == "bfloat16",

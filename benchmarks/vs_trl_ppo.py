@@ -4,10 +4,11 @@
 
 Both tune the same policy with a LoRA of the same rank on the same prompts, in fp32, with batches, minibatches, epochs,
 numbers of tokens, KL weight and reward alike (`ppo_race.Run`); the reward is a Python function of an answer's text, the
-share of its vowels. What has no counterpart is as each has it by default. TRL also trains a whole value model, which it
-cannot be without; `lora_critic` says what a LoRA on that would change. Both train in a process of their own. Its
-processor seconds are the user's and the system's from the last answer of the first step that was scored to the last one
-of all, so that loading and saving are left out, and its memory is the largest resident.
+share of its vowels. Ours weighs KL in standard deviations of the reward and TRL in its unit, so TRL is given ours times
+one of them, measured on the untuned policy. What has no counterpart is as each has it by default. TRL also trains a
+whole value model, which it cannot be without; `lora_critic` says what a LoRA on that would change. Both train in a
+process of their own. Its processor seconds are the user's and the system's from the last answer of the first step that
+was scored to the last one of all, so that loading and saving are left out, and its memory is the largest resident.
 
 - **Speed and memory** on SmolLM2-135M (`--model`), in turns. TRL samples and evaluates a step's answers at once or in
   minibatches: it is compared at the quicker way for speed and at the smaller one for memory.
@@ -134,6 +135,12 @@ class Race:
         return reports, outs
 
 
+def measure_spread(run: Run, prompts: list[str]) -> float:
+    """Return the standard deviation of the rewards of the untuned policy's answers."""
+    made = sample_answers(run.model, [make_prompt(p) for p in prompts], max_new_tokens=run.max_new_tokens, seed=0)
+    return float(np.std([score_answer(text) for text in made]))
+
+
 def measure_speed(race: Race, run: Run, turns: int, theirs: list[str]) -> dict[str, float]:
     """Return the figures of speed and memory. `theirs` are the ways of TRL that are measured."""
     ways: dict[str, Run] = {"ours": run}
@@ -258,8 +265,9 @@ def main() -> None:
         race = Race(folder, peer, args.threads)
         run = Run(
             str(small), "", train, reward_steps, 4 if args.quick else args.rollouts, 4, args.epochs,
-            8 if args.quick else 24, rates[0], 0.02, 8, 16, 0, args.rollouts,
+            8 if args.quick else 24, rates[0], 0.02, 8, 16, 0, args.rollouts, 1.0,
         )  # fmt: skip
+        run = replace(run, reward_std=measure_spread(run, heldout))
         figures: dict[str, float | int | None] = {
             "turns": 1 if args.quick else args.turns, "seeds": seeds, "rollouts": run.rollouts, "epochs": run.epochs,
             "minibatch": run.minibatch, "speed.steps": speed_steps, "reward.steps": reward_steps,
@@ -271,6 +279,7 @@ def main() -> None:
                 run, model=model, steps=speed_steps, max_new_tokens=int(figures["speed.max_new_tokens"] or 0),
                 learning_rate=1e-4, kl_beta=0.05, rollout_batch=run.rollouts,
             )  # fmt: skip
+            speed = replace(speed, reward_std=measure_spread(speed, heldout))
             figures |= measure_speed(race, speed, int(figures["turns"] or 1), list(WAYS)[: 1 if args.quick else None])
         if "reward" in args.parts:
             figures |= measure_reward(race, run, heldout, rates, list(range(seeds)), CHOICE_SEEDS)

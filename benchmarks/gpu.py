@@ -37,6 +37,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the package need not be installed
 
 import gpu_sections
+from gpu_scene import Skipped, make_scene
+from random_models import SHAPES
 from record import write_result
 
 
@@ -45,8 +47,8 @@ def run_section(name: str, folder: Path, quick: bool, shape: str, answer: Path) 
     measure, _ = gpu_sections.SECTIONS[name]
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            found: dict[str, Any] = {"figures": measure(gpu_sections.make_scene(folder, quick=quick, shape=shape))}
-    except gpu_sections.Skipped as e:
+            found: dict[str, Any] = {"figures": measure(make_scene(folder, quick=quick, shape=shape))}
+    except Skipped as e:
         found = {"skipped": str(e)}
     except ImportError as e:
         found = {"skipped": f"{e.name or e} cannot be imported"}
@@ -77,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8, help="For all sections together.")
     parser.add_argument("--sections", nargs="+", choices=list(gpu_sections.SECTIONS), default=None)
-    parser.add_argument("--shape", default="1b", choices=list(gpu_sections.SHAPES), help="Of the model.")
+    parser.add_argument("--shape", default="1b", choices=list(SHAPES), help="Of the model.")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     deadline = time.monotonic() + 60 * args.minutes

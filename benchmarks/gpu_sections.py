@@ -7,90 +7,20 @@ need more import it themselves.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from device_speed import compute_mfu, count_forward_flops, read_peak_gib, repeat
-from random_models import SHAPES, Shape, build_policy, build_tokenizer, make_config, read_bundled_prompts
+from device_speed import count_forward_flops, read_peak_gib, repeat
+from gpu_scene import Figures, Scene, locate_policy, require
+from gpu_trl_sections import measure_trl_dpo, measure_trl_ppo, measure_trl_reward
+from random_models import read_bundled_prompts
 from torch.nn.functional import logsigmoid
 
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.losses import davidson_luce_loss
-
-Figures = dict[str, float | int | None]
-
-
-class Skipped(Exception):
-    """A section cannot run here. The message says why."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What the sections share: a shape, sizes of batches, the seconds that each measurement lasts, and a folder."""
-
-    shape: Shape
-    pairs: int
-    prompt: int
-    answer: int
-    seconds: float
-    folder: Path
-    quick: bool
-
-    @property
-    def device(self) -> str:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @property
-    def name(self) -> str:
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32 if self.quick else torch.bfloat16
-
-    def draw_trees(self, trees: int, seed: int = 0) -> list[list[list[int]]]:
-        """Return trees of two conversations of random tokens, of which every second one has other lengths."""
-        rng, vocabulary = np.random.default_rng(seed), min(self.shape.vocabulary, 2000)
-        drawn = []
-        for i in range(trees):
-            cut = i % 2 * self.answer // 4
-            trunk = rng.integers(8, vocabulary, self.prompt - cut).tolist()
-            drawn.append([trunk + rng.integers(8, vocabulary, self.answer - k * cut).tolist() for k in range(2)])
-        return drawn
-
-    def build(self, shape: Shape, dtype: torch.dtype, kind: str = "AutoModelForCausalLM", **options: Any) -> Any:
-        """Return a model with random weights on the device."""
-        import transformers
-
-        torch.manual_seed(0)
-        config = make_config(shape, build_tokenizer(min(shape.vocabulary, 512)))
-        config.dtype, config.num_labels = dtype, 1
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)
-        try:
-            with torch.device(self.device):
-                return getattr(transformers, kind).from_config(config, dtype=dtype, **options)
-        finally:
-            torch.set_default_dtype(before)
-
-    def add_lora(self, model: Any) -> Any:
-        """Return a model with a LoRA of rank 16, as `policy.training.make_policy_lora_config` makes it."""
-        from peft import LoraConfig, get_peft_model
-
-        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-        return get_peft_model(model, lora)
-
-    def report(self, name: str, n: int, seconds: float, flops: float, **figures: float | None) -> Figures:
-        """Return a rate of so many things a step, the share of the device that is used, and the peak of memory."""
-        rates = {f"{key}_per_s": value * n / seconds for key, value in figures.items() if value is not None}
-        made: Figures = {f"{name}.{key}": value for key, value in rates.items()}
-        made[f"{name}.mfu"] = compute_mfu(flops * n, seconds, self.name)
-        return made | {f"{name}.peak_gib": read_peak_gib(), f"{name}.steps": n}
 
 
 def run_trees(model: Any, trees: list[list[list[int]]]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -341,21 +271,6 @@ def measure_ppo(scene: Scene) -> Figures:
     return made | {f"ppo.{name}_share": of / sum(seconds_of.values()) for name, of in seconds_of.items()}
 
 
-def require(*packages: str) -> None:
-    """Raise Skipped where one of these is not installed."""
-    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
-        raise Skipped(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed")
-
-
-def locate_policy(scene: Scene) -> Path:
-    """Return a folder with a policy of random weights, written once for all sections."""
-    folder = scene.folder / "policy"
-    if not (folder / "tokenizer.json").exists():
-        dtype = str(scene.dtype).removeprefix("torch.")
-        build_policy(folder, scene.shape, dtype=dtype, device=scene.device)
-    return folder
-
-
 def measure_train_ppo(scene: Scene) -> Figures:
     """The whole trainer, `train_ppo`, from a folder to a folder."""
     require("pydantic_settings", "sqlalchemy", "alembic", "platformdirs")
@@ -381,91 +296,6 @@ def measure_train_ppo(scene: Scene) -> Figures:
     return {"train_ppo.episodes_per_s": told["episodes"] / told["seconds"], "train_ppo.peak_gib": read_peak_gib()}
 
 
-def measure_trl_reward(scene: Scene) -> Figures:
-    """TRL's RewardTrainer, as it comes, on the pairs of the section `reward`."""
-    require("trl", "datasets")
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-    from trl import RewardConfig, RewardTrainer
-
-    folder = locate_policy(scene)
-    rows = [{"chosen_ids": a, "rejected_ids": b} for a, b in scene.draw_trees(scene.pairs)] * (2 if scene.quick else 5)
-    config = RewardConfig(
-        str(scene.folder / "trl_reward"), per_device_train_batch_size=scene.pairs, max_length=None,
-        bf16=not scene.quick, report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=scene.device == "cpu",
-    )  # fmt: skip
-    model = scene.build(scene.shape, torch.float32, "AutoModelForSequenceClassification")
-    trainer = RewardTrainer(
-        model, config, train_dataset=Dataset.from_list(rows), processing_class=AutoTokenizer.from_pretrained(folder)
-    )
-    return report_trl("trl_reward", trainer, scene.pairs)
-
-
-def measure_trl_dpo(scene: Scene) -> Figures:
-    """TRL's DPOTrainer, as it comes, on the pairs of the section `dpo`."""
-    require("trl", "datasets")
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoTokenizer
-    from trl import DPOConfig, DPOTrainer
-
-    folder, pairs = locate_policy(scene), max(2, scene.pairs // 4)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows = []
-    for tree in scene.draw_trees(pairs):
-        trunk = shared_prefix.measure_tree(tree)[0]
-        ids = {"prompt": tree[0][:trunk], "chosen": tree[0][trunk:], "rejected": tree[1][trunk:]}
-        rows.append({key: tokenizer.decode(value) for key, value in ids.items()})
-    config = DPOConfig(
-        str(scene.folder / "trl_dpo"), per_device_train_batch_size=pairs, max_length=None, bf16=not scene.quick,
-        report_to="none", save_strategy="no", disable_tqdm=True, use_cpu=scene.device == "cpu",
-    )  # fmt: skip
-    trainer = DPOTrainer(
-        scene.build(scene.shape, scene.dtype), args=config, train_dataset=Dataset.from_list(rows * 5),
-        processing_class=tokenizer,
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )  # fmt: skip
-    return report_trl("trl_dpo", trainer, pairs)
-
-
-def report_trl(name: str, trainer: Any, pairs: int) -> Figures:
-    """Train one epoch and return the pairs a second of all steps but the first."""
-    import time
-
-    from transformers import TrainerCallback
-
-    ends: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            ends.append(time.perf_counter())
-
-    trainer.add_callback(Clock())
-    trainer.train()
-    rate = pairs * (len(ends) - 1) / (ends[-1] - ends[0])
-    return {f"{name}.pairs_per_s": rate, f"{name}.peak_gib": read_peak_gib()}
-
-
-def measure_trl_ppo(scene: Scene) -> Figures:
-    """TRL's PPOTrainer, which it had up to 1.12, with the settings of the section `train_ppo`."""
-    require("trl", "datasets")
-    if importlib.util.find_spec("trl.experimental.ppo") is None:
-        raise Skipped("this version of trl has no PPOTrainer: 1.12 was the last that had one")
-    from ppo_race import Run
-    from trl_ppo_peer import train
-
-    episodes = 2 * scene.pairs
-    run = Run(
-        str(locate_policy(scene)), str(scene.folder / "trl_ppo"), read_bundled_prompts()[:64], 3, episodes,
-        scene.pairs, 1, scene.answer // 2, 1e-5, 0.05, 16, 32, 0, episodes, 1.0,
-        precision=str(scene.dtype).removeprefix("torch."),
-    )  # fmt: skip
-    told = train(run)
-    return {"trl_ppo.episodes_per_s": told["episodes"] / told["seconds"], "trl_ppo.peak_gib": read_peak_gib()}
-
-
 #: By name: the section, and the most seconds that it may take.
 SECTIONS: dict[str, tuple[Callable[[Scene], Figures], float]] = {
     "precision": (check_precision, 90),
@@ -479,9 +309,3 @@ SECTIONS: dict[str, tuple[Callable[[Scene], Figures], float]] = {
     "trl_reward": (measure_trl_reward, 90),
     "trl_dpo": (measure_trl_dpo, 90),
 }
-
-
-def make_scene(folder: Path, *, quick: bool, shape: str = "1b") -> Scene:
-    if quick:
-        return Scene(SHAPES["tiny"], 4, 24, 16, 0.0, folder, quick)
-    return Scene(SHAPES[shape], 16, 256, 256, 8.0, folder, quick)

@@ -160,10 +160,62 @@ def draw_ppo_value_head(f: dict[str, Any]) -> str:
     )
 
 
+def draw_conservative(f: dict[str, Any]) -> str:
+    def make_row(case: str, k: str) -> str:
+        labels, noise = case.split(".", 1)
+        name = f"{case}.k{k}"
+        gain = (
+            ""
+            if k == "0"
+            else f"{f[f'{name}.gain']:+.2f} ({f[f'{name}.gain.low']:+.2f} to {f[f'{name}.gain.high']:+.2f})"
+        )
+        right = "" if f[f"{name}.right"] is None else f"{f[f'{name}.right']:.0%}"
+        turned = f", {float(noise):.0%} turned round" if float(noise) else ""
+        return f"| {labels}{turned} | {k} | {f[f'{name}.gold']:.2f} | {gain} | {f[f'{name}.pairs']:.0%} | {right} |\n"
+
+    cases = dict.fromkeys(name.rsplit(".k", 1)[0] for name in f if ".k" in name)
+    return (
+        f"Of {f['prompts']:.0f} left-out prompts of the bundled set with four answers each (*simulated* votes, "
+        f"{f['seeds']:.0f} seeds):\n\n"
+        "| labels learnt | k | gold reward of the best by the conservative reward | change by k | prompts with a pair "
+        "| of these right by gold |\n| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        + "".join(make_row(case, k) for case in cases for k in ("0", "0.5", "1", "2"))
+    )
+
+
+def draw_promotion(f: dict[str, Any]) -> str:
+    rates = ("40", "45", "50", "55", "60")
+    kinds = (
+        ("votes alone", "", "wrong.votes_alone"),
+        (f"with predictions ({f['correlation']:.2f})", "_ppi", "wrong_ppi"),
+        (f"with better ones ({f['correlation.all_pairs']:.2f})", "_ppi.all_pairs", "wrong_ppi.all_pairs"),
+        ("with a model that is wrong", "_ppi.wrong_way", "wrong_ppi.wrong_way"),
+    )
+    rows = "".join(
+        f"| {name} | "
+        + " | ".join(f"{f[f'size_share{kind}.at_{rate}'] * f['fixed_size']:.0f}" for rate in rates)
+        + f" | {f[f'size_share{kind}']:.0%} | {f[wrong]:.1%} | {f[f'power{kind}']:.0%} |\n"
+        for name, kind, wrong in kinds
+    )
+    return (
+        "| true win rate | " + " | ".join(f"{rate} %" for rate in rates) + " | share | wrong | promoted at 60 % |\n"
+        "| --- |" + " ---: |" * (len(rates) + 3) + "\n" + rows + "\n"
+        f"Outcomes until a decision, the mean of {f['runs']:,} *simulated* promotions with a least gain of 0.1. A test "
+        f"of a fixed size takes {f['fixed_size']}; *share* is the mean over win rates from 40 to 60 % by that. *Wrong* "
+        "is the largest share that is promoted at 50 % or less. In brackets: how predictions correlate with single "
+        "votes, which are those of a head for MT-Bench within one pair of policies, and over all pairs of policies. "
+        f"Predictions bring the share to 45 % from a correlation of about {f['needed_correlation']:.2f} on. With a "
+        f"least gain of 0.05 and the same win rates, a test of a fixed size takes {f['gain_5.fixed_size']}, and the "
+        f"shares are {f['gain_5.size_share']:.0%} and {f['gain_5.size_share_ppi']:.0%}.\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "conservative": draw_conservative,
     "gpu": draw_gpu,
     "ppo_toy": draw_ppo_toy,
     "ppo_value_head": draw_ppo_value_head,
+    "promotion": draw_promotion,
     "real_tuning": draw_real_tuning,
     "real_tuning_samples": draw_real_tuning_samples,
     "scale": draw_scale,

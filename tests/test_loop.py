@@ -15,10 +15,15 @@ import sqlalchemy as sa
 
 from forked_processes import CONTEXT, run_module
 from rlhf_hitl import simulate
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.loop import Loop, LoopConfig
+from rlhf_hitl.policy.dpo import DPOSettings
+from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
+from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
@@ -92,6 +97,11 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
             assert record is not None
             assert (record.method, record.round, record.place) == (step, n, "here")
             assert record.reward_model_id == by_step[n, "train_reward"]["reward_model_id"]
+            kinds = (DPOPairArguments, DPOSettings) if step == "dpo" else (PPOConfig,)
+            again = ["--config", f"{done['policy']}/config.yaml", "--output_dir", str(tmp_path / "again")]
+            data, *others = parse_arguments((DataArguments, *kinds), again)
+            assert data.reward_model == record.reward_model_id
+            assert others[-1].model_name_or_path == by_step[n, "sample" if step == "dpo" else "dpo"]["policy"]
     assert lines[Path(by_step[1, "ppo"]["policy"]).name].parent == Path(by_step[1, "dpo"]["policy"]).name
     assert lines[tiny_model.name].method == "base"
     assert all(j.simulated for j in read_judgments(prompts))

@@ -6,7 +6,6 @@ import random
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.checks import check_raters
 from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
+from rlhf_hitl.loop import tuning
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
 from rlhf_hitl.loop.reward_model_cache import RewardModelCache
@@ -178,71 +178,24 @@ class RoundSteps:
 
     def tune_with_dpo(self) -> dict[str, Any]:
         """Tune the policy on people's pairs and on pairs the reward model makes of completions sampled for this."""
-        from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
-        from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
-        from rlhf_hitl.policy.lineage import record_tuned_policy
-        from rlhf_hitl.policy.tuning_record import describe_reward_model
-
         policy = self._find_starting_policy()
-        if not self.config.dpo_pairs:
-            return {"policy": policy, "reason": "switched off"}
-        if (reason := self._find_obstacle()) is not None:
+        if (reason := self._find_obstacle(self.config.dpo_pairs)) is not None:
             return {"policy": policy, "reason": reason}
         prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self.seed).shuffle(prompts)
         fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
-        model, not_paired = self.reward_models.get(self.round), Counter[str]()
-        pairs = collect_dpo_pairs(
-            self.store,
-            model,
-            fresh,
-            limit=self.config.dpo_pairs,
-            seed=self.seed,
-            label_model=self.config.label_model,
-            conservative=self.config.conservative,
-            not_paired=not_paired,
+        model, out = self.reward_models.get(self.round), self._name_policy_folder("dpo")
+        return tuning.tune_with_dpo(
+            self.store, self.config, policy, out, model, fresh, round=self.round, seed=self.seed
         )
-        out = self._name_policy_folder("dpo")
-        settings = DPOSettings(
-            model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad
-        )
-        card = describe_reward_model(model) | {"conservative": self.config.conservative}
-        figures = train_dpo(settings, pairs, self.store.images.load, not_paired=not_paired, card=card)
-        record_tuned_policy(self.store, out, base=policy, reward_model_id=model and model.id, round=self.round)
-        return {"policy": str(out), "pairs": len(pairs), **figures}
 
     def tune_with_ppo(self) -> dict[str, Any]:
         """Tune the policy that DPO left, on the rewards of the reward model."""
-        from rlhf_hitl.policy.lineage import record_tuned_policy
-        from rlhf_hitl.policy.ppo.config import PPOConfig
-        from rlhf_hitl.policy.ppo.trainer import train_ppo
-        from rlhf_hitl.policy.rewards import PolicyReward
-        from rlhf_hitl.policy.tuning_record import describe_reward_model
-
-        start = self._read_result("dpo")["policy"]
-        if not self.config.ppo_steps:
-            return {"policy": start, "reason": "switched off"}
-        if (reason := self._find_obstacle()) is not None:
-            return {"policy": start, "reason": reason}
-        model = self._require_trained_model()
-        out = self._name_policy_folder("ppo")
-        config = PPOConfig(
-            model_name_or_path=start,
-            output_dir=str(out),
-            steps=self.config.ppo_steps,
-            rollouts=self.config.ppo_rollouts,
-            minibatch=self.config.ppo_rollouts,
-            max_new_tokens=self.config.max_new_tokens,
-            seed=self.seed,
-            skip_bad=self.config.skip_bad,
-        )
-        prompts = list_prompts(self.store, split=Split.TRAIN)
-        reward = PolicyReward(model, self.store, self.config.conservative)
-        card = describe_reward_model(model) | {"conservative": self.config.conservative}
-        result = train_ppo(config, prompts, reward, model.find_problem, card=card)
-        record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
-        stopped = {"stopped": result.stopped} if result.stopped else {}
-        return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
+        policy = self._read_result("dpo")["policy"]
+        if (reason := self._find_obstacle(self.config.ppo_steps)) is not None:
+            return {"policy": policy, "reason": reason}
+        model, out = self._require_trained_model(), self._name_policy_folder("ppo")
+        return tuning.tune_with_ppo(self.store, self.config, policy, out, model, round=self.round, seed=self.seed)
 
     def promote(self) -> dict[str, Any]:
         """Have raters compare the tuned policy with the old one, blind, and promote it where they prefer it.
@@ -386,8 +339,11 @@ class RoundSteps:
         first = next(read_judgments(self.store, comparison_ids=ids, current=False, at_once=1), None)
         return read_store_revision(self.store) + 1 if first is None else first.seq
 
-    def _find_obstacle(self) -> str | None:
-        """Return why nothing is tuned on the reward model of this round; None where something is."""
+    def _find_obstacle(self, amount: int) -> str | None:
+        """Return why nothing is tuned by so many pairs or steps on the reward model of this round; None where something
+        is."""
+        if not amount:
+            return "switched off"
         gate = self._read_result("gate")
         return None if gate["passed"] else f"the gate stopped the reward model: {gate['reason']}"
 

@@ -12,32 +12,36 @@ from torch import Tensor, nn
 BEST_WEIGHTS = "best.safetensors"
 
 
+def copy_trainable(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's trainable weights as they are now, in the memory of the CPU: an adapter is small."""
+    return {name: p.detach().cpu().clone().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def set_trainable(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a model trainable weights that `copy_trainable` returned."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+
+
 class BestWeights:
-    """A copy of a model's trainable weights, in the memory of the CPU: an adapter is small."""
+    """A copy of a model's trainable weights: as they are when it is made, and then as of each call of `keep`."""
 
     def __init__(self, model: nn.Module):
         self.model = model
-        self._kept: dict[str, Tensor] = {}
+        self.keep()
 
     def keep(self) -> None:
         """Copy the weights as they are now."""
-        self._kept = {name: p.detach().cpu().clone() for name, p in self._trainable()}
+        self._kept = copy_trainable(self.model)
 
-    def restore(self) -> bool:
-        """Put the kept weights back. Returns whether there were any."""
-        with torch.no_grad():
-            for name, parameter in self._trainable():
-                if name in self._kept:
-                    parameter.copy_(self._kept[name])
-        return bool(self._kept)
+    def restore(self) -> None:
+        """Put the kept weights back."""
+        set_trainable(self.model, self._kept)
 
     def save(self, folder: Path) -> None:
-        if self._kept:
-            save_file({name: tensor.contiguous() for name, tensor in self._kept.items()}, folder / BEST_WEIGHTS)
+        save_file(self._kept, folder / BEST_WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        if (folder / BEST_WEIGHTS).is_file():
-            self._kept = load_file(folder / BEST_WEIGHTS)
-
-    def _trainable(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        self._kept = load_file(folder / BEST_WEIGHTS)

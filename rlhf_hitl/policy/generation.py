@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts
 from rlhf_hitl.policy.draws import DrawJournal
-from rlhf_hitl.policy.model_drawer import BATCH_TOKENS, ModelDrawer, open_model
+from rlhf_hitl.policy.model_drawer import BATCH_TOKENS, open_model
 from rlhf_hitl.policy.sampling import GenerationBackend, Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.reward.readability import LeftOut
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class SampledCompletions(list[Completion]):
@@ -64,37 +63,6 @@ def sample_completions(
     check_prompts(drawer, prompts, counts, skip_bad=skip_bad, left_out=left_out)
     made = complete_with_bar(drawer, prompts, samplings, counts, keep_all=keep_all)
     return SampledCompletions([c for _, completions in made for c in completions], counts)
-
-
-def generate_completions(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Prompt],
-    samplings: Sequence[Sampling],
-    batch_size: int | None = None,
-    *,
-    policy: str,
-    batch_tokens: int = BATCH_TOKENS,
-    skip_bad: bool = False,
-    left_out: LeftOut | None = None,
-    keep_all: bool = False,
-    counts: SamplingCounts | None = None,
-) -> Iterator[Completion]:
-    """Yield completions for each prompt, `count` of each sampling, as `complete_prompts` makes them.
-
-    Args:
-        policy: the name the completions carry.
-        counts: what is sampled and filtered is added to it.
-        batch_size, batch_tokens, skip_bad, left_out, keep_all: as of `sample_completions`.
-    """
-    counts = SamplingCounts() if counts is None else counts
-    limit = getattr(model.config, "max_position_embeddings", None)
-    drawer = ModelDrawer(
-        policy, tokenizer, samplings, lambda: model, limit=limit, batch_size=batch_size, batch_tokens=batch_tokens
-    )
-    check_prompts(drawer, prompts, counts, skip_bad=skip_bad, left_out=left_out)
-    for _, completions in complete_with_bar(drawer, prompts, samplings, counts, keep_all=keep_all):
-        yield from completions
 
 
 def complete_with_bar(

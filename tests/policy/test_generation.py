@@ -9,10 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.generation import generate_completions
+from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
-from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.policy.stop_strings import StopFinder
 from rlhf_hitl.policy.token_sampling import (
     PromptReader,
@@ -46,20 +45,22 @@ def prompt(text="hello", split=Split.TRAIN):
 PROMPTS = [prompt("hi"), prompt("what is the capital of france"), prompt("please write a short poem " * 4)]
 
 
-def texts(model, tokenizer, prompts, samplings, batch_size):
-    return {
-        (c.prompt_id, c.sampling["seed"]): c.text
-        for c in generate_completions(model, tokenizer, prompts, samplings, batch_size, policy="tiny")
-    }
+def sample(policy, prompts, sampling, **more):
+    return sample_completions(policy, prompts, [sampling], dtype=torch.float32, **more)
+
+
+def texts(policy, prompts, sampling, batch_size):
+    made = sample(policy, prompts, sampling, batch_size=batch_size)
+    return {(c.prompt_id, c.sampling["seed"]): c.text for c in made}
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
-def test_a_completion_does_not_depend_on_its_batch(model, tokenizer, top_p):
+def test_a_completion_does_not_depend_on_its_batch(tiny_model, top_p):
     sampling = Sampling(1.0, top_p, 12, seed=3)
-    together = texts(model, tokenizer, PROMPTS, [sampling], 8)
+    together = texts(tiny_model, PROMPTS, sampling, 8)
     alone = {}
     for one in PROMPTS:
-        alone |= texts(model, tokenizer, [one], [sampling], 1)
+        alone |= texts(tiny_model, [one], sampling, 1)
     assert together == alone
     assert len(together) == 3
 
@@ -102,18 +103,18 @@ def test_batches_hold_no_more_tokens_than_their_budget_and_every_row_once():
     assert [len(b) for b in plan_batches(prompts, answers, None, 4)] == [4, 2]
 
 
-def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, tokenizer, monkeypatch):
-    def fail(**_):
+def test_a_batch_that_does_not_fit_names_the_setting_to_halve(model, tiny_model, monkeypatch):
+    def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(model, "forward", fail)
+    monkeypatch.setattr(type(model), "forward", fail)
     with pytest.raises(BadInput, match="halve --batch-tokens"):
-        texts(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 12, 0)], 4)
+        texts(tiny_model, PROMPTS, Sampling(1.0, 1.0, 12, 0), 4)
 
 
-def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):
+def test_a_seed_samples_the_same_again_and_another_seed_something_else(tiny_model):
     def draw(seed):
-        return sorted(texts(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 12, seed, count=2)], 4).values())
+        return sorted(texts(tiny_model, PROMPTS, Sampling(1.0, 1.0, 12, seed, count=2), 4).values())
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -164,11 +165,9 @@ def test_a_row_stops_at_its_own_limit(model, tokenizer):
     assert rows[1][:2] == rows[0]
 
 
-def test_completions_record_their_sampling_and_have_no_special_tokens(model, tokenizer):
-    made = list(
-        generate_completions(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 60, 5, count=16)], 48, policy="tiny")
-    )
-    assert {c.policy for c in made} == {"tiny"}
+def test_completions_record_their_sampling_and_have_no_special_tokens(tiny_model, tokenizer):
+    made = sample(tiny_model, PROMPTS, Sampling(1.0, 1.0, 60, 5, count=16), batch_size=48)
+    assert {c.policy for c in made} == {tiny_model.name}
     assert {c.sampling["finish"] for c in made} == {"eos", "length"}
     for c in made:
         assert set(c.sampling) == {
@@ -180,31 +179,28 @@ def test_completions_record_their_sampling_and_have_no_special_tokens(model, tok
     assert PromptReader(tokenizer).decode([*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
-def test_completions_of_a_prompt_all_differ_and_the_rest_is_counted(model, tokenizer, caplog):
+def test_completions_of_a_prompt_all_differ_and_the_rest_is_counted(tiny_model, caplog):
     many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
-    counts = SamplingCounts()
-    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=counts))
+    made = sample(tiny_model, [PROMPTS[0]], many)
+    counts = made.counts
     assert len({c.text for c in made}) == len(made) == counts.kept
     assert all(c.text for c in made)
     assert counts.missing.total() == 400 - len(made)
     assert counts.drawn == 400 + counts.redrawn == counts.kept + sum(counts.reasons.values())
     assert set(counts.reasons) == {"empty", "repeat"}
     assert f"{400 - len(made)} completions left out" in caplog.text
-    every = SamplingCounts()
-    all_kept = list(
-        generate_completions(model, tokenizer, [PROMPTS[0]], [many], policy="tiny", counts=every, keep_all=True)
-    )
+    all_kept = sample(tiny_model, [PROMPTS[0]], many, keep_all=True)
+    every = all_kept.counts
     assert len(all_kept) == every.kept == every.drawn == 400
     assert sum(c.is_empty for c in all_kept) == every.reasons["empty"] > 0
     assert every.redrawn == 0
 
 
-def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, caplog):
-    long, counts = prompt("hello " * 1100), SamplingCounts()
-    asked = [long, PROMPTS[0]]
-    made = list(generate_completions(model, tokenizer, asked, [Sampling(1.0, 1.0, 4)], policy="tiny", counts=counts))
+def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(tiny_model, caplog):
+    long = prompt("hello " * 1100)
+    made = sample(tiny_model, [long, PROMPTS[0]], Sampling(1.0, 1.0, 4))
     assert [c.prompt_id for c in made] == [PROMPTS[0].id]
-    assert counts.too_long == 1
+    assert made.counts.too_long == 1
     assert long.id in caplog.text
 
 

@@ -13,6 +13,7 @@ import torch
 
 from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.best_weights import copy_trainable
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
 from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.trainer import PPOTrainer, train_ppo
@@ -60,8 +61,8 @@ def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(polic
         policy, tmp_path / "out", learning_rate=0.05, max_kl=0.5, max_update_kl=1e9, warmup_steps=0, steps=6, epochs=2
     )
     trainer = PPOTrainer(config, TRAIN, count_ascii)
-    good, copy = [], trainer.model.copy_trainable
-    trainer.model.copy_trainable = lambda: (good.append(copy()), good[-1])[1]
+    weights, run_step = [], trainer.run_step
+    trainer.run_step = lambda step: (weights.append(copy_trainable(trainer.model)), run_step(step))[1]
     result = trainer.run()
     assert "more than max_kl 0.5" in result.stopped
     *kept, last = result.history
@@ -70,7 +71,7 @@ def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(polic
     assert card["stopped"] == result.stopped
     assert result.stopped in (result.folder / "README.md").read_text()
     saved = read_adapter(result.folder)
-    for name, weight in good[-1].items():
+    for name, weight in weights[-2].items():  # the last that was measured and found good
         if "lora" in name:
             key = name.removeprefix("policy.").replace(".default", "")
             torch.testing.assert_close(saved[key], weight, atol=0, rtol=0)

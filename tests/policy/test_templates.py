@@ -10,10 +10,10 @@ from nasty_templates import make_model, think
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_policy, load_tokenizer
+from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair
-from rlhf_hitl.policy.generation import generate_completions
+from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import train_ppo
@@ -75,20 +75,19 @@ def test_dpo_reads_parts(tiny_model, tmp_path):
 
 def test_sampling_names_the_prompt_that_a_template_refuses_or_leaves_it_out(tiny_model, tmp_path):
     folder = make_model(tiny_model, tmp_path / "model", "no_system")
-    model, tokenizer = load_policy(folder), load_tokenizer(folder)
     sampling, prompts = [Sampling(1.0, 1.0, 8, seed=1)], [SYSTEM, PLAIN]
     with pytest.raises(BadInput, match=f"1 of 2 prompts .prompt {SYSTEM.id}.*no system role here"):
-        list(generate_completions(model, tokenizer, prompts, sampling, policy="p"))
+        sample_completions(folder, prompts, sampling)
     left_out = LeftOut("prompt")
-    made = list(generate_completions(model, tokenizer, prompts, sampling, policy="p", skip_bad=True, left_out=left_out))
+    made = sample_completions(folder, prompts, sampling, skip_bad=True, left_out=left_out)
     assert {c.prompt_id for c in made} == {PLAIN.id}
     assert left_out.count(Obstacle.TEMPLATE) == 1
 
 
 def test_a_sampled_answer_goes_on_from_the_thought_that_the_template_opened(tiny_model, tmp_path):
     folder = make_model(tiny_model, tmp_path / "model", "opens_thought")
-    model, tokenizer = load_policy(folder), load_tokenizer(folder)
-    made = list(generate_completions(model, tokenizer, [PLAIN], [Sampling(1.0, 1.0, 8, 1, count=4)], policy="p"))
+    tokenizer = load_tokenizer(folder)
+    made = sample_completions(folder, [PLAIN], [Sampling(1.0, 1.0, 8, 1, count=4)])
     asked, renderer = PromptReader(tokenizer).tokenize(PLAIN), Renderer(tokenizer)
     for completion in made:
         assert completion.text.startswith("<think>\n")

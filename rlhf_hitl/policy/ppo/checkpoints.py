@@ -12,18 +12,18 @@ from typing import Any
 
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, place_folder
+from rlhf_hitl.policy.best_weights import BestWeights, copy_trainable, set_trainable
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
 from rlhf_hitl.policy.ppo.reward_scale import RewardScale
 from rlhf_hitl.types import Prompt
 
-#: The file of a checkpoint with the weights of the last policy that was measured to be good.
-GOOD_WEIGHTS = "good.safetensors"
+#: The file of a checkpoint with the trainable weights.
+TRAINABLE_WEIGHTS = "trained.safetensors"
 
 
 @dataclass
@@ -32,14 +32,12 @@ class PPOProgress:
 
     Attributes:
         beta: the weight of the KL penalty.
-        good: the trainable weights of the last policy whose answers were measured and found good; saved in a file.
     """
 
     step: int = 0
     beta: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     scale: RewardScale = field(default_factory=RewardScale)
-    good: dict[str, Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
         state = {"step": self.step, "beta": self.beta, "history": self.history, "scale": dataclasses.asdict(self.scale)}
@@ -65,13 +63,10 @@ class PPOCheckpoints:
         accelerator: Accelerator,
         model: ActorCritic,
         progress: PPOProgress,
+        best: BestWeights,
     ):
-        self.folder, self.accelerator, self.model, self.progress = (
-            get_checkpoint_folder(out),
-            accelerator,
-            model,
-            progress,
-        )
+        self.folder, self.accelerator = get_checkpoint_folder(out), accelerator
+        self.model, self.progress, self.best = model, progress, best
         self.fingerprint = _describe_run(config, prompts, accelerator.num_processes)
         accelerator.register_save_state_pre_hook(self._save_trainable_only)
         accelerator.register_load_state_pre_hook(self._load_trainable_only)
@@ -114,13 +109,13 @@ class PPOCheckpoints:
     def _save_trainable_only(self, models: list[Any], weights: list[Any], folder: str) -> None:
         weights.clear()
         if self.accelerator.is_main_process:
-            self.model.save_trainable(Path(folder))
-            save_file(self.progress.good, Path(folder) / GOOD_WEIGHTS)
+            save_file(copy_trainable(self.model), Path(folder) / TRAINABLE_WEIGHTS)
+            self.best.save(Path(folder))
 
     def _load_trainable_only(self, models: list[Any], folder: str) -> None:
         models.clear()
-        self.model.load_trainable(Path(folder))
-        self.progress.good = load_file(Path(folder) / GOOD_WEIGHTS)
+        set_trainable(self.model, load_file(Path(folder) / TRAINABLE_WEIGHTS))
+        self.best.load(Path(folder))
 
 
 def _describe_run(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:

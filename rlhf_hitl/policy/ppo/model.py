@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_hitl.errors import BadInput
@@ -20,8 +18,6 @@ from rlhf_hitl.policy.ppo.token_logprobs import compute_token_logprobs
 if TYPE_CHECKING:
     from peft import PeftModel
 
-#: The file of a checkpoint with the trainable weights.
-TRAINABLE_WEIGHTS = "trained.safetensors"
 #: The adapter that a separate critic has on the policy's frozen weights. The policy's own is peft's "default".
 CRITIC = "critic"
 #: Units of the hidden layer of an MLP value head.
@@ -191,21 +187,6 @@ class ActorCritic(nn.Module):
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
-
-    def copy_trainable(self) -> dict[str, Tensor]:
-        """Return the trainable weights as they are now, on the CPU."""
-        return {k: p.detach().cpu().clone() for k, p in self.trainable_parameters().items()}
-
-    def set_trainable(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.trainable_parameters().items():
-                parameter.copy_(weights[name])
-
-    def save_trainable(self, folder: Path) -> None:
-        save_file(self.copy_trainable(), folder / TRAINABLE_WEIGHTS)
-
-    def load_trainable(self, folder: Path) -> None:
-        self.set_trainable(load_file(folder / TRAINABLE_WEIGHTS))
 
 
 def _read_text_config(policy: PeftModel) -> Any:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.before_after import sample_before_and_after
+from rlhf_hitl.policy.best_weights import BestWeights
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
@@ -120,10 +121,10 @@ class PPOTrainer:
         self.model = ActorCritic(policy, config.temperature, config.value_head).eval()  # type: ignore[arg-type]
         self.reference = Reference(self.model, fused)
         self.updater = PPOUpdater(config, self.model, self.accelerator)
-        self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
+        self.progress, self.best = PPOProgress(beta=config.kl_beta), BestWeights(self.model)
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
         self.checkpoints = PPOCheckpoints(
-            self.out, config, self.read.prompts, self.accelerator, self.model, self.progress
+            self.out, config, self.read.prompts, self.accelerator, self.model, self.progress, self.best
         )
         if trackers:
             self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))
@@ -151,7 +152,7 @@ class PPOTrainer:
                     self.checkpoints.save()
         if stopped is not None:
             log.warning("step %d: %s. The policy from before is kept", progress.step + 1, stopped)
-            self.model.set_trainable(progress.good)
+            self.best.restore()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self._save_policy(stopped)
@@ -191,7 +192,7 @@ class PPOTrainer:
         seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
         self._check(seen.stop, figures)
         if seen.is_best:
-            progress.good = self.model.copy_trainable()
+            self.best.keep()
 
         scores, values = scaled - config.missing_eos_penalty * (1 - rollouts.ended), said.values
         if step == 0:

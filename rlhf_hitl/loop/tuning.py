@@ -1,0 +1,99 @@
+"""How a round of the loop tunes its policy, with DPO and then PPO, and what it records of that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_hitl.loop.config import LoopConfig
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import list_prompts
+from rlhf_hitl.types import Completion, Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
+
+
+def tune_with_dpo(
+    store: Store,
+    config: LoopConfig,
+    policy: str,
+    out: Path,
+    model: RewardModel | None,
+    fresh: Sequence[Completion],
+    *,
+    round: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Tune a policy on people's pairs and on pairs that the reward model makes of fresh completions. Returns figures.
+
+    The record gives the run again as nearly as `train-dpo` can: it samples at one temperature.
+    """
+    from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+    from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
+    from rlhf_hitl.policy.lineage import record_tuned_policy
+
+    not_paired = Counter[str]()
+    pairs = collect_dpo_pairs(
+        store,
+        model,
+        fresh,
+        limit=config.dpo_pairs,
+        seed=seed,
+        label_model=config.label_model,
+        conservative=config.conservative,
+        not_paired=not_paired,
+    )
+    arguments = DPOPairArguments(
+        human_only=not config.dpo_prompts,
+        sample_prompts=config.dpo_prompts,
+        completions=config.completions_per_prompt,
+        temperature=config.temperatures[-1],
+        max_new_tokens=config.max_new_tokens,
+        limit=config.dpo_pairs,
+        label_model=config.label_model,
+    )
+    settings = DPOSettings(model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=config.skip_bad)
+    card = _describe_run(config, model, arguments)
+    figures = train_dpo(settings, pairs, store.images.load, not_paired=not_paired, card=card)
+    record_tuned_policy(store, out, base=policy, reward_model_id=model and model.id, round=round)
+    return {"policy": str(out), "pairs": len(pairs), **figures}
+
+
+def tune_with_ppo(
+    store: Store, config: LoopConfig, policy: str, out: Path, model: RewardModel, *, round: int, seed: int
+) -> dict[str, Any]:
+    """Tune a policy on the rewards of the reward model. Returns figures."""
+    from rlhf_hitl.policy.lineage import record_tuned_policy
+    from rlhf_hitl.policy.ppo.config import PPOConfig
+    from rlhf_hitl.policy.ppo.trainer import train_ppo
+    from rlhf_hitl.policy.rewards import PolicyReward
+
+    settings = PPOConfig(
+        model_name_or_path=policy,
+        output_dir=str(out),
+        steps=config.ppo_steps,
+        rollouts=config.ppo_rollouts,
+        minibatch=config.ppo_rollouts,
+        max_new_tokens=config.max_new_tokens,
+        seed=seed,
+        skip_bad=config.skip_bad,
+    )
+    prompts = list_prompts(store, split=Split.TRAIN)
+    reward = PolicyReward(model, store, config.conservative)
+    result = train_ppo(settings, prompts, reward, model.find_problem, card=_describe_run(config, model))
+    record_tuned_policy(store, out, base=policy, reward_model_id=model.id, round=round)
+    stopped = {"stopped": result.stopped} if result.stopped else {}
+    return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
+
+
+def _describe_run(config: LoopConfig, model: RewardModel | None, *arguments: Any) -> dict[str, Any]:
+    """Return for a policy's card what `train-dpo` and `train-ppo` write of their arguments."""
+    from rlhf_hitl.policy.training import DataArguments
+    from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
+
+    data = DataArguments(conservative=config.conservative)
+    changed = list_changed_arguments(data, *arguments, reward_model=model and model.id)
+    return {"arguments": changed, **describe_reward_model(model), "conservative": config.conservative}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 
 import numpy as np
@@ -252,8 +254,9 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_losses(
     assert not checkpoints.exists()
 
 
-def test_a_checkpoint_of_other_settings_is_refused(policy, tmp_path):
-    calls = []
+def test_a_checkpoint_of_another_run_is_refused_and_both_are_named(policy, tmp_path):
+    start, calls = tmp_path / "start", []
+    shutil.copytree(policy, start)
 
     def stops(chats):
         calls.append(len(chats))
@@ -261,12 +264,34 @@ def test_a_checkpoint_of_other_settings_is_refused(policy, tmp_path):
             raise KeyboardInterrupt
         return count_ascii(chats)
 
-    out = tmp_path / "stopped"
+    config = settings(start, tmp_path / "stopped", save_steps=1)
+    card = {"reward_model_id": "m_1", "conservative": 0.5}
     with pytest.raises(KeyboardInterrupt):
-        train_ppo(settings(policy, out, save_steps=1), TRAIN, stops)
-    assert not out.exists()
-    with pytest.raises(BadInput, match="same settings"):
-        train_ppo(settings(policy, out, save_steps=1, clip=0.3), TRAIN, count_ascii)
+        train_ppo(config, TRAIN, stops, card=card)
+    assert not (tmp_path / "stopped").exists()
+
+    def resume(config=config, train=TRAIN, watch=None, **other):
+        return PPOTrainer(config, train, count_ascii, watch=watch, card=card | other).checkpoints.load_newest()
+
+    resume()
+    fix = "Fix: .*resume: false"
+    with pytest.raises(BadInput, match=rf"^clip 0.3: expected clip 0.2, as in .*step-000001. {fix}"):
+        resume(dataclasses.replace(config, clip=0.3))
+    with pytest.raises(BadInput, match=r"^prompts 7 \(ids \w+\): expected prompts 8 "):
+        resume(train=TRAIN[:7])
+    with pytest.raises(BadInput, match=r"^reward_model m_2: expected reward_model m_1"):
+        resume(reward_model_id="m_2")
+    with pytest.raises(BadInput, match=r"^conservative 0: expected conservative 0\.5"):
+        resume(conservative=0)
+    with pytest.raises(BadInput, match=r"^gold_reward_model m_3: expected gold_reward_model None"):
+        resume(watch=TuningWatch(count_ascii, gold_model_id="m_3"))
+    with pytest.raises(BadInput, match=r"^gold_reward_model a function: expected gold_reward_model None"):
+        resume(watch=TuningWatch(count_ascii))
+    with pytest.raises(BadInput, match=r"^watch_window 64: expected watch_window 128"):
+        resume(watch=TuningWatch(None, window=64))
+    os.utime(start / "model.safetensors", ns=(1, 1))  # as where it was trained again under its name
+    with pytest.raises(BadInput, match=r"^model_name_or_path .*\(files \w+\): expected model_name_or_path "):
+        resume()
 
 
 def test_two_processes_have_the_losses_of_one(policy, program, whole, tmp_path):

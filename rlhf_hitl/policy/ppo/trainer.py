@@ -31,7 +31,12 @@ from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
 from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
 from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, refuse_unread
 from rlhf_hitl.policy.token_sampling import PromptReader
-from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import (
+    describe_training_inputs,
+    explain_out_of_memory,
+    make_policy_lora_config,
+    refuse_heldout,
+)
 from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Prompt
@@ -61,7 +66,8 @@ def train_ppo(
     Args:
         find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
         watch: looks at each step's answers, in all processes, and stops the run where it hacks the reward.
-        card: more of what the policy's card should say.
+        card: more of what the policy's card should say. By its `reward_model_id` and `conservative` a run that goes on
+            from a checkpoint knows that its rewards are those from before.
 
     Raises:
         BadInput: a prompt may not be trained on or not be read, no prompt fits, `output_dir` is taken, the launcher
@@ -122,8 +128,11 @@ class PPOTrainer:
         self.updater = PPOUpdater(config, self.model, self.accelerator)
         self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
+        inputs = describe_training_inputs(config.model_name_or_path, self.card, self.watch)
+        if self.watch.gold is not None and self.watch.gold_model_id is None:
+            inputs["gold_reward_model"] = "a function"
         self.checkpoints = PPOCheckpoints(
-            self.out, config, self.read.prompts, self.accelerator, self.model, self.progress
+            self.out, config, self.read.prompts, inputs, self.accelerator, self.model, self.progress
         )
         if trackers:
             self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))

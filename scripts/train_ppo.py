@@ -28,7 +28,7 @@ from rlhf_hitl.types import Split
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, and return the folder of the policy and the figures of the first and last step."""
+    """Train, and return the folder of the policy and the figures of the first step and of the tuned policy."""
     data, watching, config = parse_arguments((DataArguments, WatchArguments, PPOConfig), argv, formerly=FORMER_NAMES)
     require_free_folder(config.output_dir)
     with data.open_store() as store, record_run(store, "train-ppo"):
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,
-        "steps": len(result.history),
+        "steps": result.steps,
         "stopped": result.stopped,
         "first": result.history[0],
         "last": result.history[-1],

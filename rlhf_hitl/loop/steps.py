@@ -242,7 +242,7 @@ class RoundSteps:
         result = train_ppo(config, prompts, reward, model.find_problem, card=card)
         record_tuned_policy(self.store, out, base=start, reward_model_id=model.id, round=self.round)
         stopped = {"stopped": result.stopped} if result.stopped else {}
-        return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
+        return {"policy": str(out), "steps": result.steps, **stopped, "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
         """Have raters compare the tuned policy with the old one, blind, and promote it where they prefer it.

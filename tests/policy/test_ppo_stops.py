@@ -78,6 +78,42 @@ def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(polic
             torch.testing.assert_close(saved[key], weight, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_the_last_update_made_of_the_policy_is_measured_before_it_is_saved(policy, tmp_path, steps):
+    config = settings(
+        policy, tmp_path / "far", steps=steps, minibatch=8, learning_rate=0.1, max_kl=1e9, schedule="constant",
+        warmup_steps=0,
+    )  # fmt: skip
+    far = train_ppo(config, TRAIN, count_ascii)
+    assert far.stopped is None
+    *kept, last = [figures["kl"] for figures in far.history]
+    assert len(kept) == far.steps == steps
+    assert last > 0.1 + max(kept)
+    bound = (last + max(kept)) / 2
+    near = train_ppo(dataclasses.replace(config, output_dir=str(tmp_path / "near"), max_kl=bound), TRAIN, count_ascii)
+    assert [figures["kl"] for figures in near.history] == pytest.approx([*kept, last])
+    assert "more than max_kl" in str(near.stopped)
+    assert has_learnt(near.folder) == (steps > 1), "the last policy that was measured and found good"
+
+
+def test_the_last_figures_are_those_of_the_policy_that_is_saved(policy, tmp_path):
+    scored = []
+
+    def reward(chats):
+        scored.append(count_ascii(chats).mean())
+        return count_ascii(chats)
+
+    result = train_ppo(settings(policy, tmp_path / "out"), TRAIN, reward, watch=TuningWatch(count_ascii))
+    assert result.stopped is None
+    assert (result.steps, len(result.history), len(scored)) == (4, 5, 5)
+    last = result.history[-1]
+    assert last["reward"] == last["gold"] == pytest.approx(scored[-1])
+    assert "kl" in last
+    assert "policy_loss" not in last
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["reward"] == last["reward"]
+
+
 def test_a_reward_that_is_no_number_is_refused_at_first_and_stops_the_run_later(policy, tmp_path):
     calls = []
 
@@ -230,7 +266,7 @@ def whole(policy, program, tmp_path_factory):
 
 
 def assert_same(history, expected):
-    assert len(history) == len(expected) == 3
+    assert len(history) == len(expected) == 4
     for one, other in zip(history, expected):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5, nan_ok=True)
 
@@ -249,7 +285,8 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_losses(
     assert [p.name for p in checkpoints.iterdir()] == ["step-000002"]
     run = run_module("tunes_with_ppo", policy, tmp_path, "no", cwd=program)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert len(json.loads((tmp_path / "seen0.json").read_text())) == 8, "one step of three was left"
+    seen = json.loads((tmp_path / "seen0.json").read_text())
+    assert len(seen) == 16, "one step of three was left, and to measure the policy after it"
     assert_same(json.loads((tmp_path / "policy" / TRAINING_CARD).read_text())["history"], whole)
     assert not checkpoints.exists()
 

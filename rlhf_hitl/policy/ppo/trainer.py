@@ -46,11 +46,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PPOResult:
-    """The folder of the tuned policy, a row of figures for each step, and why it stopped early; None if it did not."""
+    """What a run has left.
+
+    Attributes:
+        folder: of the tuned policy.
+        history: a row of figures for each step, and one of the policy after the last, which has no losses.
+        stopped: why it stopped early; None if it did not.
+    """
 
     folder: Path
     history: list[dict[str, float]]
     stopped: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps updated the policy."""
+        return sum("updates" in figures for figures in self.history)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Answers of the policy as it is, (n,) of this process, and what they show.
+
+    Attributes:
+        figures: of all processes.
+        scaled: (n,) rewards in standard deviations.
+        said: what the policy says of the answers' tokens; kl: (n, answer) from the reference.
+    """
+
+    figures: dict[str, float]
+    rollouts: Rollouts
+    scaled: Tensor
+    said: TokenFigures
+    kl: Tensor
 
 
 def train_ppo(
@@ -146,21 +174,25 @@ class PPOTrainer:
             self.checkpoints.load_newest()
         bar = tqdm(total=config.steps, initial=progress.step, desc="ppo", disable=not accelerator.is_main_process)
         with bar:
-            while progress.step < config.steps and stopped is None:
+            for step in range(progress.step, config.steps + 1):
+                is_over = step == config.steps  # what the last update has made of the policy is measured, too
                 try:
-                    figures = self.run_step(progress.step)
-                    progress.step += 1
+                    figures = self.measure(step).figures if is_over else self.run_step(step)
                 except RunStopped as e:
                     figures, stopped = e.figures, e.reason
                 progress.history.append(figures)
                 accelerator.log(figures, step=len(progress.history))
-                bar.update()
                 bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("reward", "kl", "empty")})
-                if stopped is None and config.save_steps and progress.step % config.save_steps == 0:
-                    self.checkpoints.save()
-        if stopped is not None:
-            log.warning("step %d: %s. The policy from before is kept", progress.step + 1, stopped)
-            self.model.set_trainable(progress.good)
+                if stopped is not None:
+                    where = "after the last step" if is_over else f"step {step + 1}"
+                    log.warning("%s: %s. The policy from before is kept", where, stopped)
+                    self.model.set_trainable(progress.good)
+                    break
+                if not is_over:
+                    progress.step += 1
+                    bar.update()
+                    if config.save_steps and progress.step % config.save_steps == 0:
+                        self.checkpoints.save()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self._save_policy(stopped)
@@ -173,7 +205,44 @@ class PPOTrainer:
 
         Raises:
             RunStopped: the policy that was to be updated is not good, or the update failed.
-            BadInput: the first step's rewards are not finite.
+            BadInput: the first step's rewards are not finite, or memory is out.
+        """
+        config, progress, measured = self.config, self.progress, self.measure(step)
+        figures, rollouts, batch = measured.figures, measured.rollouts, measured.rollouts.batch
+        mask, kl = batch.mask, measured.kl
+        scores = measured.scaled - config.missing_eos_penalty * (1 - rollouts.ended)
+        values = measured.said.values
+        if step == 0:
+            # Otherwise the first steps would only teach the value head how high the rewards are.
+            mean = self._compute_mean(scores)
+            self.model.value_bias.data.fill_(mean)
+            values = (values + mean) * mask
+        rewards = ppo_math.compute_token_rewards(scores, kl, batch.lengths, progress.beta)
+        advantages, returns = ppo_math.compute_gae(rewards, values, mask, config.gamma, config.lam)
+        figures |= {
+            "reward_after_penalty": self._compute_mean(scores),
+            "explained_variance": ppo_math.explained_variance(values, returns, mask, self._sum),
+            "learning_rate": self.updater.compute_learning_rates(step)[0],
+        }
+        whitened = ppo_math.whiten(advantages, mask, reduce=self._sum)
+        figures |= self.updater.update(Experience(batch, measured.said.logprobs, values, whitened, returns), step)
+        self._check(find_reason_to_stop(figures, config), figures)
+        if config.kl_target is not None:
+            progress.beta = ppo_math.adapt_kl_coefficient(
+                progress.beta,
+                figures["kl"],
+                target=config.kl_target,
+                horizon=config.kl_horizon,
+                answers=config.rollouts,
+            )
+        return figures
+
+    def measure(self, step: int) -> Measured:
+        """Sample the answers of a step, score and watch them, and keep the policy if it is good. Nothing is updated.
+
+        Raises:
+            RunStopped: the policy is not good.
+            BadInput: the first step's rewards are not finite, or memory is out.
         """
         config, progress = self.config, self.progress
         rollouts = self.sampler.sample(self.model, self.sampling_policy, step)
@@ -201,32 +270,7 @@ class PPOTrainer:
         self._check(seen.stop, figures)
         if seen.is_best:
             progress.good = self.model.copy_trainable()
-
-        scores, values = scaled - config.missing_eos_penalty * (1 - rollouts.ended), said.values
-        if step == 0:
-            # Otherwise the first steps would only teach the value head how high the rewards are.
-            mean = self._compute_mean(scores)
-            self.model.value_bias.data.fill_(mean)
-            values = (values + mean) * mask
-        rewards = ppo_math.compute_token_rewards(scores, kl, batch.lengths, progress.beta)
-        advantages, returns = ppo_math.compute_gae(rewards, values, mask, config.gamma, config.lam)
-        figures |= {
-            "reward_after_penalty": self._compute_mean(scores),
-            "explained_variance": ppo_math.explained_variance(values, returns, mask, self._sum),
-            "learning_rate": self.updater.compute_learning_rates(step)[0],
-        }
-        whitened = ppo_math.whiten(advantages, mask, reduce=self._sum)
-        figures |= self.updater.update(Experience(batch, said.logprobs, values, whitened, returns), step)
-        self._check(find_reason_to_stop(figures, config), figures)
-        if config.kl_target is not None:
-            progress.beta = ppo_math.adapt_kl_coefficient(
-                progress.beta,
-                figures["kl"],
-                target=config.kl_target,
-                horizon=config.kl_horizon,
-                answers=config.rollouts,
-            )
-        return figures
+        return Measured(figures, rollouts, scaled, said, kl)
 
     def _scale_rewards(self, rollouts: Rollouts, step: int) -> Tensor:
         """Return (n,) rewards in standard deviations, not finite where the reward is not.

@@ -301,6 +301,9 @@ def test_what_the_reward_model_cannot_read_earns_what_an_answer_without_text_ear
     assert rollouts.unreadable.tolist() == odd
     assert 0 < sum(odd) < 32
     assert rollouts.rewards.tolist() == [7.0 if is_odd else 7.0 + len(t) for is_odd, t in zip(odd, rollouts.texts)]
+    measured = trainer.measure(0)
+    assert trainer.watch._steps[0].rewards == rollouts.rewards.tolist(), "the watch sees what is learnt from"
+    assert measured.figures["reward"] == pytest.approx(float(rollouts.rewards.mean()))
     online = RewardCallable({p.id: p for p in train}, reward, find_problem, trainer.sampler.reader, {1}, 0.0)
     ids = [row[: int(n)].tolist() for row, n in zip(rollouts.batch.answers, rollouts.batch.lengths)]
     asked, logged = [p.id for p in rollouts.prompts], {}

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.errors import BadInput
@@ -188,6 +189,15 @@ def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_the
     assert card["stopped"] == result.stopped
     assert (result.folder / "samples.jsonl").read_text().count("\n") == 4
     assert (result.folder / "training.svg").is_file()
+
+
+def test_tensorboard_gets_the_settings_and_the_figures(policy, tmp_path):
+    config = settings(policy, tmp_path / "out", steps=1, report_to=["tensorboard"])
+    trainer = PPOTrainer(config, TRAIN, count_ascii)
+    [written] = get_checkpoint_folder(tmp_path / "out").rglob("hparams.yml")
+    shown = yaml.safe_load(written.read_text())
+    assert (shown["clip"], shown["kl_target"], shown["report_to"]) == (0.2, "None", "['tensorboard']")
+    assert trainer.run().stopped is None
 
 
 def test_learning_rates_rise_and_fall(policy, tmp_path):

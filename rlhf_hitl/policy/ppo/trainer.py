@@ -163,7 +163,9 @@ class PPOTrainer:
             self.out, config, self.read.prompts, inputs, self.accelerator, self.model, self.progress
         )
         if trackers:
-            self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))
+            given = dataclasses.asdict(config).items()  # TensorBoard takes no None and no list
+            shown = {name: value if isinstance(value, int | float | str) else str(value) for name, value in given}
+            self.accelerator.init_trackers("ppo", config=shown)
 
     def run(self) -> PPOResult:
         """Run the remaining steps and write the tuned policy: the last one, or the last good one if a brake acts."""

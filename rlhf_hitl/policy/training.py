@@ -177,8 +177,14 @@ def refuse_other_inputs(checkpoint: Path, then: Mapping[str, Any], now: Mapping[
 
 
 @contextmanager
-def explain_out_of_memory(*settings: str) -> Iterator[None]:
-    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first."""
+def explain_out_of_memory(
+    *settings: str, needed: str = "the policy, its gradients and the answers of one pass"
+) -> Iterator[None]:
+    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first.
+
+    Args:
+        needed: for what the memory has to suffice.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as e:
@@ -188,7 +194,7 @@ def explain_out_of_memory(*settings: str) -> Iterator[None]:
             raise
         raise BadInput(
             f"memory ({' '.join(str(e).split())[:120] or type(e).__name__})",
-            expected="enough for the policy, its gradients and the answers of one pass",
+            expected=f"enough for {needed}",
             fix=f"halve {', or '.join(settings)}",
         ) from e
 

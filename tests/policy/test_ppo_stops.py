@@ -205,6 +205,18 @@ def test_learning_rates_rise_and_fall(policy, tmp_path):
     assert [rates.compute_learning_rates(step)[0] for step in range(4)] == pytest.approx([0.5, 0.75, 0.5, 0.25])
 
 
+def test_where_a_reward_model_has_no_memory_the_error_says_what_to_halve(policy, tmp_path):
+    def needs_too_much(chats):
+        torch.empty(2**50)
+        return count_ascii(chats)
+
+    halve = r"^memory \(.*halve rollouts \(with minibatch\), or max_new_tokens, or max_prompt_tokens$"
+    with pytest.raises(BadInput, match=halve):
+        PPOTrainer(settings(policy, tmp_path / "a"), TRAIN, needs_too_much).measure(0)
+    with pytest.raises(BadInput, match=r"gold one.*halve rollouts"):
+        PPOTrainer(settings(policy, tmp_path / "b"), TRAIN, count_ascii, watch=TuningWatch(needs_too_much)).measure(0)
+
+
 def test_errors_of_memory_and_models_name_what_to_change(policy, tmp_path):
     config = settings(policy, tmp_path / "out")
     with pytest.raises(BadInput, match=r"memory.*halve microbatch_tokens"), explain_out_of_memory(*MEMORY_SETTINGS):

@@ -14,6 +14,8 @@ from rlhf_hitl.errors import BadInput
 
 #: The settings to halve, best first, where memory does not suffice.
 MEMORY_SETTINGS = ("microbatch_tokens", "sampling_tokens", "max_new_tokens")
+#: The same where a reward model scores answers beside the policy.
+SCORING_MEMORY_SETTINGS = ("rollouts (with minibatch)", "max_new_tokens", "max_prompt_tokens")
 #: What estimates the value of a token; `model.ActorCritic` says what each is.
 ValueHead = Literal["linear", "mlp", "shared", "critic"]
 

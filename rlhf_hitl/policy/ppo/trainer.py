@@ -23,7 +23,7 @@ from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_f
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
-from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, SCORING_MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
 from rlhf_hitl.policy.ppo.rollouts import Rollouts, RolloutSampler
@@ -268,7 +268,8 @@ class PPOTrainer:
             "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
         }
         self._check(find_reason_to_stop(figures, config), figures)
-        seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
+        with explain_out_of_memory(*SCORING_MEMORY_SETTINGS, needed="the policy, the reward model and the gold one"):
+            seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
         self._check(seen.stop, figures)
         if seen.is_best:
             progress.good = self.model.copy_trainable()

@@ -254,7 +254,7 @@ class PPOTrainer:
             said = rollouts.figures or self._evaluate(rollouts)
             reference = self.reference.compute_logprobs(batch, config.microbatch_tokens)
         kl = ppo_math.kl_k1(said.logprobs, reference) * mask
-        tokens = self._sum(mask.sum()[None].double())[0]
+        tokens = self._sum(ppo_math.widen(mask.sum()[None]))[0]
         figures = {
             "reward": self._compute_mean(rollouts.rewards),
             "reward_scaled": self._compute_mean(scaled),
@@ -265,7 +265,7 @@ class PPOTrainer:
             "empty": self._compute_mean(rollouts.empty),
             "unreadable": self._compute_mean(rollouts.unreadable),
             "tokens": self._compute_mean(batch.lengths.float()),
-            "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
+            "entropy": float(self._sum(ppo_math.widen(said.entropy.sum()[None]))[0] / tokens),
         }
         self._check(find_reason_to_stop(figures, config), figures)
         with explain_out_of_memory(*SCORING_MEMORY_SETTINGS, needed="the policy, the reward model and the gold one"):
@@ -282,7 +282,7 @@ class PPOTrainer:
             BadInput: a reward of the first step is not finite, or the reward model reads none of its answers.
         """
         rewards, scale = rollouts.rewards, self.progress.scale
-        counts = torch.stack([(~rewards.isfinite()).sum().double(), rollouts.unreadable.sum().double()])
+        counts = torch.stack([(~rewards.isfinite()).sum().float(), rollouts.unreadable.sum()])
         bad, unreadable = map(int, self._sum(counts).tolist())
         if step == 0:
             refuse_unread(unreadable, self.config.rollouts)
@@ -368,6 +368,6 @@ class PPOTrainer:
     def _compute_mean(self, x: Tensor) -> float:
         """Return the mean of the elements of all processes."""
         total, n = self._sum(
-            torch.stack([x.sum().double(), torch.tensor(float(len(x))).double().to(x.device)])
+            torch.stack([ppo_math.widen(n) for n in (x.sum(), torch.tensor(float(len(x)), device=x.device))])
         ).tolist()
         return total / n

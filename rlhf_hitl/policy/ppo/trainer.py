@@ -316,7 +316,7 @@ class PPOTrainer:
             "processes": self.accelerator.num_processes,
             "prompts": len(self.read.prompts),
             "too_long": self.read.too_long,
-            "empty_answers": history[-1].get("empty"),
+            **self._count_answers(),
             "stopped": stopped,
             "warnings": self.watch.warnings,
             **self.card,
@@ -342,6 +342,16 @@ class PPOTrainer:
             prompts=self.read.prompts,
             samples=samples,
         )
+
+    def _count_answers(self) -> dict[str, int]:
+        """Count the answers of all rows of the history, under the names that RLOO and GRPO have for them."""
+        each, history = self.config.rollouts, self.progress.history
+        counts = {
+            f"{name}_answers": sum(round(each * figures[name]) for figures in history)
+            for name in ("empty", "unreadable")
+        }
+        cut_off = sum(round(each * (1 - figures["ended"])) for figures in history)
+        return {"answers": each * len(history), **counts, "cut_off_answers": cut_off}
 
     def _check_processes(self) -> None:
         from accelerate import DistributedType

@@ -20,6 +20,11 @@ from rlhf_hitl.types import Prompt, Split
 
 #: Former → present name of settings of DPO and PPO, which are now called as in TRL and in full training.
 FORMER_NAMES = {"policy": "model_name_or_path", "out": "output_dir"}
+#: Other → present name of settings of PPO: also TRL's words, where they mean the same in the same unit.
+NAMES_FOR_PPO = FORMER_NAMES | {
+    "max_completion_length": "max_new_tokens",
+    "num_generations": "answers_per_prompt",
+}
 
 #: Settings of TRL that no tuning here follows, and what to do instead. Only their defaults are accepted.
 UNSUPPORTED_POLICY_SETTINGS = UNSUPPORTED_ANYWHERE | {

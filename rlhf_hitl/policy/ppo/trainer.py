@@ -157,8 +157,6 @@ class PPOTrainer:
         self.progress = PPOProgress(beta=config.kl_beta, good=self.model.copy_trainable())
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
         inputs = describe_training_inputs(config.model_name_or_path, self.card, self.watch)
-        if self.watch.gold is not None and self.watch.gold_model_id is None:
-            inputs["gold_reward_model"] = "a function"
         self.checkpoints = PPOCheckpoints(
             self.out, config, self.read.prompts, inputs, self.accelerator, self.model, self.progress
         )

@@ -277,7 +277,8 @@ def measure_train_ppo(scene: Scene) -> Figures:
     from ppo_race import Meter, Run, score_answer
     from tuned_policies import make_prompt, tune_with_ppo
 
-    episodes, steps, meter = 2 * scene.pairs, 2 if scene.quick else 3, Meter()
+    episodes, steps = 2 * scene.pairs, 2 if scene.quick else 3
+    meter = Meter(steps * episodes)
 
     def reward(chats: list[Any]) -> np.ndarray:
         meter.read(len(chats))

@@ -67,14 +67,20 @@ class Meter:
     A step calls the reward after it has sampled its answers. From the last call of the first step to the last call of
     the last step a run does all of its work `steps` - 1 times: learning from answers, and sampling and scoring others.
     So loading, the first step (which warms up) and saving are not in the time.
+
+    Args:
+        most: answers of all steps. What is scored after them, to measure the tuned policy, is not in the time either.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        self.most = most
         self.imported_mb = read_peak_mb()
         self._readings: list[tuple[float, float]] = []
         self._scored = 0
 
     def read(self, answers: int) -> None:
+        if self._scored == self.most:
+            return
         used = resource.getrusage(resource.RUSAGE_SELF)
         self._readings.append((time.perf_counter(), used.ru_utime + used.ru_stime))
         self._scored += answers

@@ -61,7 +61,7 @@ WAYS: dict[str, tuple[int | None, str]] = {
 
 def train_ours(run: Run) -> dict[str, Any]:
     """Train one run with this project's PPO. Called in a process of its own."""
-    meter = Meter()
+    meter = Meter(run.steps * run.rollouts)
 
     def reward(chats: list[Any]) -> np.ndarray:
         meter.read(len(chats))

@@ -47,7 +47,7 @@ def parse_arguments(
 
     Args:
         argv: None for the arguments of the program.
-        formerly: former name → present name of settings. The former one is taken, and a note names the present one.
+        formerly: former name, or another program's, → present name of settings. It is taken, and a note names ours.
         is_quiet: print no such notes, since what is parsed here is parsed again.
         defaults: for what neither the file nor a flag sets, in place of TRL's.
 
@@ -153,7 +153,7 @@ def rename_settings(
                 where + name, expected=f"this setting once: it is also given as {present}", fix=f"remove {name}"
             )
         if not is_quiet:
-            print_note(f"note: {where}{name} is now called {present}; both are taken")
+            print_note(f"note: {where}{name} is called {present} here; both are taken")
         renamed[present] = settings[name]
     return renamed
 

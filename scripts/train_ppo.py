@@ -19,7 +19,7 @@ from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.rewards import PolicyReward
-from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
+from rlhf_hitl.policy.training import NAMES_FOR_PPO, DataArguments, refuse_heldout
 from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
 from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.store.comparisons import list_prompts
@@ -28,8 +28,8 @@ from rlhf_hitl.types import Split
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train, and return the folder of the policy and the figures of the first and last step."""
-    data, watching, config = parse_arguments((DataArguments, WatchArguments, PPOConfig), argv, formerly=FORMER_NAMES)
+    """Train, and return the folder of the policy and the figures of the first step and of the tuned policy."""
+    data, watching, config = parse_arguments((DataArguments, WatchArguments, PPOConfig), argv, formerly=NAMES_FOR_PPO)
     require_free_folder(config.output_dir)
     with data.open_store() as store, record_run(store, "train-ppo"):
         prompts = list_prompts(store, split=Split.TRAIN)
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,
-        "steps": len(result.history),
+        "steps": result.steps,
         "stopped": result.stopped,
         "first": result.history[0],
         "last": result.history[-1],

@@ -16,7 +16,7 @@ from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.ppo.config import PPOConfig
-from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_DPO_SETTINGS, DataArguments
+from rlhf_hitl.policy.training import FORMER_NAMES, NAMES_FOR_PPO, UNSUPPORTED_DPO_SETTINGS, DataArguments
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig, refuse_unsupported_settings
 
 TRAININGS = {
@@ -37,7 +37,8 @@ def parse(tmp_path):
     def parse(training: str, text: str, *flags: str) -> dict:
         file = tmp_path / "settings.yaml"
         file.write_text(text)
-        parsed = parse_arguments(TRAININGS[training], ["--config", str(file), *flags], formerly=FORMER_NAMES)
+        names = NAMES_FOR_PPO if training == "ppo" else FORMER_NAMES
+        parsed = parse_arguments(TRAININGS[training], ["--config", str(file), *flags], formerly=names)
         return {name: value for settings in parsed for name, value in vars(settings).items()}
 
     return parse
@@ -48,7 +49,7 @@ def test_the_files_of_settings_share_their_words(training, parse):
     text = (ROOT / "configs" / f"{training}.yaml").read_text()
     settings = yaml.safe_load(text)
     assert (SHARED - {"output_dir"} if training != "reward" else SHARED) <= set(settings)
-    assert set(FORMER_NAMES).isdisjoint(settings)
+    assert set(NAMES_FOR_PPO if training == "ppo" else FORMER_NAMES).isdisjoint(settings)
     assert isinstance(settings["report_to"], list)
     assert parse(training, text, "--output_dir", "out")["output_dir"] == "out"
 
@@ -68,6 +69,22 @@ def test_trackers_are_a_list_in_every_training(training, parse, text, flags, tra
     assert parse(training, text, *flags)["report_to"] == trackers
 
 
+@pytest.mark.parametrize("way", ["file", "flags"])
+def test_ppo_takes_the_words_of_trl_that_mean_the_same(way, parse, capsys):
+    given = {"max_completion_length": 9, "num_generations": 2}
+    text = yaml.safe_dump(given) if way == "file" else "seed: 1"
+    settings = parse("ppo", text, *([] if way == "file" else [f"--{name}={value}" for name, value in given.items()]))
+    assert (settings["max_new_tokens"], settings["answers_per_prompt"]) == (9, 2)
+    notes = capsys.readouterr().err
+    assert "max_completion_length is called max_new_tokens here" in notes
+    assert "num_generations is called answers_per_prompt here" in notes
+    with pytest.raises(BadInput, match="this setting once: it is also given as max_new_tokens"):
+        parse("ppo", "max_completion_length: 9\nmax_new_tokens: 8")
+    for name in ("beta", "max_steps"):  # in another unit, or of something else
+        with pytest.raises(BadInput, match=f"{name}: expected a setting"):
+            parse("ppo", f"{name}: 1")
+
+
 @pytest.mark.parametrize("training", ["dpo", "ppo"])
 @pytest.mark.parametrize("way", ["file", "flags", "flags with ="])
 def test_former_names_are_taken_and_each_gets_one_line(training, way, parse, capsys):
@@ -77,8 +94,8 @@ def test_former_names_are_taken_and_each_gets_one_line(training, way, parse, cap
     assert (settings["model_name_or_path"], settings["output_dir"]) == ("a", "b")
     notes = capsys.readouterr().err.splitlines()
     assert len(notes) == 2
-    assert "policy is now called model_name_or_path" in notes[0]
-    assert "out is now called output_dir" in notes[1]
+    assert "policy is called model_name_or_path here" in notes[0]
+    assert "out is called output_dir here" in notes[1]
     assert all(("settings.yaml: " if way == "file" else "--") in note for note in notes)
 
 

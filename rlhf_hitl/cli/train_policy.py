@@ -153,11 +153,12 @@ def _train(
 
     from rlhf_hitl.arguments import read_yaml_settings, rename_settings
     from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
-    from rlhf_hitl.policy.training import FORMER_NAMES
+    from rlhf_hitl.policy.training import FORMER_NAMES, NAMES_FOR_PPO
 
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
-    settings = rename_settings(_parse_changed_settings(changed or []), FORMER_NAMES, "--set ")
-    in_file = rename_settings(read_yaml_settings(file), FORMER_NAMES, f"{file}: ", is_quiet=True)
+    names = NAMES_FOR_PPO if method == "ppo" else FORMER_NAMES
+    settings = rename_settings(_parse_changed_settings(changed or []), names, "--set ")
+    in_file = rename_settings(read_yaml_settings(file), names, f"{file}: ", is_quiet=True)
     _refuse_settings_with_flags(settings, in_file, file)
     folder = out or (Path(str(in_file["output_dir"])) if in_file.get("output_dir") else None)
     folder = folder or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -233,7 +234,7 @@ def _check_settings(
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo.config import PPOConfig
     from rlhf_hitl.policy.training import (
-        FORMER_NAMES,
+        NAMES_FOR_PPO,
         UNSUPPORTED_SETTINGS,
         DataArguments,
         refuse_unknown_choices,
@@ -253,7 +254,7 @@ def _check_settings(
             raise BadInput(where, expected=f"{name} left out", fix=unsupported[name])
         refuse_unknown_choices(method, {name: values[name]}, "--" if name in settings else f"{file}: ")
     if method == "ppo":
-        parse_arguments(kinds, arguments, formerly=FORMER_NAMES, is_quiet=True)
+        parse_arguments(kinds, arguments, formerly=NAMES_FOR_PPO, is_quiet=True)
 
 
 def _check_what_is_needed(

@@ -86,7 +86,7 @@ def tune_with_ppo(
     result = train_ppo(settings, prompts, reward, model.find_problem, card=_describe_run(config, model))
     record_tuned_policy(store, out, base=policy, reward_model_id=model.id, round=round)
     stopped = {"stopped": result.stopped} if result.stopped else {}
-    return {"policy": str(out), "steps": len(result.history), **stopped, "last": result.history[-1]}
+    return {"policy": str(out), "steps": result.steps, **stopped, "last": result.history[-1]}
 
 
 def _describe_run(config: LoopConfig, model: RewardModel | None, *arguments: Any) -> dict[str, Any]:

@@ -222,14 +222,14 @@ def make_token_chooser(
     import torch
 
     steps = max(s.max_new_tokens for s in samplings)
-    uniforms = torch.stack(
-        [torch.rand(steps, generator=torch.Generator().manual_seed(s.seed), dtype=torch.float64) for s in samplings]
-    ).to(device)
+    drawn = [torch.rand(steps, generator=torch.Generator().manual_seed(s.seed), dtype=torch.float64) for s in samplings]
+    # What is nearly 1 in float64 is 1 in float32, which is past every token but the last one. MPS has no float64.
+    uniforms = torch.stack(drawn).float().clamp(max=1 - 2**-24).to(device)
     temperatures = torch.tensor([s.temperature for s in samplings], device=device)[:, None]
     top_ps = torch.tensor([s.top_p for s in samplings], device=device)[:, None]
 
     def choose_tokens(scores: torch.Tensor, rows: torch.Tensor, step: int) -> torch.Tensor:
-        uniform, temperature, top_p = uniforms[rows, step, None].float(), temperatures[rows], top_ps[rows]
+        uniform, temperature, top_p = uniforms[rows, step, None], temperatures[rows], top_ps[rows]
         logits = scores.float()
         greedy = logits.argmax(-1, keepdim=True)
         if not bool((temperature > 0).any()):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from heapq import nsmallest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.arguments import UNSUPPORTED_ANYWHERE
@@ -19,6 +20,11 @@ from rlhf_hitl.types import Prompt, Split
 
 #: Former → present name of settings of DPO and PPO, which are now called as in TRL and in full training.
 FORMER_NAMES = {"policy": "model_name_or_path", "out": "output_dir"}
+#: Other → present name of settings of PPO: also TRL's words, where they mean the same in the same unit.
+NAMES_FOR_PPO = FORMER_NAMES | {
+    "max_completion_length": "max_new_tokens",
+    "num_generations": "answers_per_prompt",
+}
 
 #: Settings of TRL that no tuning here follows, and what to do instead. Only their defaults are accepted.
 UNSUPPORTED_POLICY_SETTINGS = UNSUPPORTED_ANYWHERE | {
@@ -61,6 +67,7 @@ CHOICES_OF_TRL: dict[str, dict[str, tuple[str, ...]]] = {
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+    from rlhf_hitl.policy.tuning_watch import TuningWatch
     from rlhf_hitl.reward.model import RewardModel
 
 
@@ -143,9 +150,46 @@ def refuse_unknown_choices(method: str, settings: Mapping[str, Any], where: str 
                 raise BadInput(f"{where}{name} {value}", expected=f"one of {', '.join(choices)}", fix=fix)
 
 
+def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: TuningWatch | None = None) -> dict[str, Any]:
+    """Return, as plain JSON, what a training learns from besides its settings and prompts: see `refuse_other_inputs`.
+
+    Args:
+        policy: that is tuned. Its weights are known by their files, which may have changed under one name.
+        card: of the tuning; it has `reward_model_id` and `conservative`.
+    """
+    from rlhf_hitl.models import get_display_name
+    from rlhf_hitl.policy.sources import find_model
+
+    files = find_model(policy, backend="transformers", batch_tokens=1).identity
+    return {
+        "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
+        "reward_model": card.get("reward_model_id"),
+        "conservative": card.get("conservative", 0.0),
+        "gold_reward_model": None if watch is None or watch.gold is None else watch.gold_model_id or "a function",
+        "watch_window": None if watch is None else watch.window,
+    }
+
+
+def refuse_other_inputs(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any], fix: str) -> None:
+    """Raise BadInput where a checkpoint is of a training on other inputs (`describe_training_inputs`)."""
+    other = [name for name in now if then.get(name) != now[name]]
+    if other:
+        raise BadInput(
+            " and ".join(f"{name} {now[name]}" for name in other),
+            expected=f"{' and '.join(f'{name} {then.get(name)}' for name in other)}, as in {checkpoint}",
+            fix=fix,
+        )
+
+
 @contextmanager
-def explain_out_of_memory(*settings: str) -> Iterator[None]:
-    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first."""
+def explain_out_of_memory(
+    *settings: str, needed: str = "the policy, its gradients and the answers of one pass"
+) -> Iterator[None]:
+    """Raise BadInput where a device or the machine has no memory left, naming the settings to halve, best first.
+
+    Args:
+        needed: for what the memory has to suffice.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as e:
@@ -155,7 +199,7 @@ def explain_out_of_memory(*settings: str) -> Iterator[None]:
             raise
         raise BadInput(
             f"memory ({' '.join(str(e).split())[:120] or type(e).__name__})",
-            expected="enough for the policy, its gradients and the answers of one pass",
+            expected=f"enough for {needed}",
             fix=f"halve {', or '.join(settings)}",
         ) from e
 

@@ -17,6 +17,7 @@ from rlhf_hitl.policy.token_sampling import (
     PromptReader,
     _sample_with_generate,
     find_eos_ids,
+    make_token_chooser,
     plan_batches,
     sample_tokens,
     select_nucleus,
@@ -143,6 +144,16 @@ def test_a_nucleus_wider_than_the_first_look_is_complete():
     flat = torch.full((1, 5000), 1 / 5000)
     values, _ = select_nucleus(flat, torch.tensor([[0.9]]))
     assert int((values > 0).sum()) == pytest.approx(4500, abs=2)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_uniform_that_rounds_to_one_draws_no_token_without_probability(top_p, monkeypatch):
+    nearly_one = torch.tensor([1 - 2**-53], dtype=torch.float64)
+    assert nearly_one.float() == 1
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: nearly_one)  # no seed is known that draws it
+    choose = make_token_chooser([RowSampling(1.0, top_p, 1, seed=0)], torch.device("cpu"))
+    logits = torch.tensor([[0.0, 1.0, 2.0, *[-torch.inf] * 1000]])
+    assert int(choose(logits, torch.tensor([0]), 0)) == {1.0: 2, 0.9: 1}[top_p], "the last that has a share"
 
 
 def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):

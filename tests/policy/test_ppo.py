@@ -266,15 +266,18 @@ def test_an_answer_without_text_gets_its_reward_and_its_penalty_and_is_counted(p
         prompts(8, Split.TRAIN, "x"),
         reward,
     )
-    figures, texts = result.history[0], [c.completion[-1].content for c in met]
-    assert len(texts) == 8
+    figures, all_texts = result.history[0], [c.completion[-1].content for c in met]
+    texts = all_texts[:8]  # of the step; the others are of the policy after it
     empty = sum(not t for t in texts) / 8
     assert figures["empty"] == empty > 0.5
     assert figures["reward"] == pytest.approx(4 + np.mean([len(t) for t in texts]))
     assert figures["ended"] < 1
     assert figures["reward_after_penalty"] == pytest.approx(figures["reward_scaled"] - 2 * (1 - figures["ended"]))
-    assert json.loads((result.folder / TRAINING_CARD).read_text())["empty_answers"] == empty
-    assert f"| empty answers | {empty:.4g} |" in (result.folder / "README.md").read_text()
+    card = json.loads((result.folder / TRAINING_CARD).read_text())
+    of_all = sum(not t for t in all_texts)
+    assert (card["answers"], card["empty_answers"], card["unreadable_answers"]) == (16, of_all, 0)
+    assert card["cut_off_answers"] == round(sum(8 * (1 - figures["ended"]) for figures in result.history))
+    assert f"| empty answers | {of_all} |" in (result.folder / "README.md").read_text()
 
 
 def test_what_the_reward_model_cannot_read_earns_what_an_answer_without_text_earns(policy, tmp_path):
@@ -301,6 +304,9 @@ def test_what_the_reward_model_cannot_read_earns_what_an_answer_without_text_ear
     assert rollouts.unreadable.tolist() == odd
     assert 0 < sum(odd) < 32
     assert rollouts.rewards.tolist() == [7.0 if is_odd else 7.0 + len(t) for is_odd, t in zip(odd, rollouts.texts)]
+    measured = trainer.measure(0)
+    assert trainer.watch._steps[0].rewards == rollouts.rewards.tolist(), "the watch sees what is learnt from"
+    assert measured.figures["reward"] == pytest.approx(float(rollouts.rewards.mean()))
     online = RewardCallable({p.id: p for p in train}, reward, find_problem, trainer.sampler.reader, {1}, 0.0)
     ids = [row[: int(n)].tolist() for row, n in zip(rollouts.batch.answers, rollouts.batch.lengths)]
     asked, logged = [p.id for p in rollouts.prompts], {}

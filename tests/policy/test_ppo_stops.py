@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.errors import BadInput
@@ -75,6 +78,36 @@ def test_a_kl_that_explodes_stops_the_run_and_the_last_good_policy_is_kept(polic
         if "lora" in name:
             key = name.removeprefix("policy.").replace(".default", "")
             torch.testing.assert_close(saved[key], weight, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_the_last_update_made_of_the_policy_is_measured_before_it_is_saved(policy, tmp_path, steps):
+    trainer = PPOTrainer(settings(policy, tmp_path / "out", steps=steps, minibatch=8, max_kl=1.0), TRAIN, count_ascii)
+    trainer.updater.compute_learning_rates = lambda step: (0.5 if step == steps - 1 else 1e-3, 1e-3)
+    result = trainer.run()
+    *kept, last = result.history
+    assert len(kept) == result.steps == steps
+    assert last["kl"] > 1 > max(figures["kl"] for figures in kept)
+    assert "more than max_kl 1" in str(result.stopped)
+    assert has_learnt(result.folder) == (steps > 1), "the last policy that was measured and found good"
+
+
+def test_the_last_figures_are_those_of_the_policy_that_is_saved(policy, tmp_path):
+    scored = []
+
+    def reward(chats):
+        scored.append(count_ascii(chats).mean())
+        return count_ascii(chats)
+
+    result = train_ppo(settings(policy, tmp_path / "out"), TRAIN, reward, watch=TuningWatch(count_ascii))
+    assert result.stopped is None
+    assert (result.steps, len(result.history), len(scored)) == (4, 5, 5)
+    last = result.history[-1]
+    assert last["reward"] == last["gold"] == pytest.approx(scored[-1])
+    assert "kl" in last
+    assert "policy_loss" not in last
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["reward"] == last["reward"]
 
 
 def test_a_reward_that_is_no_number_is_refused_at_first_and_stops_the_run_later(policy, tmp_path):
@@ -153,9 +186,30 @@ def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_the
     assert (result.folder / "training.svg").is_file()
 
 
+def test_tensorboard_gets_the_settings_and_the_figures(policy, tmp_path):
+    config = settings(policy, tmp_path / "out", steps=1, report_to=["tensorboard"])
+    trainer = PPOTrainer(config, TRAIN, count_ascii)
+    [written] = get_checkpoint_folder(tmp_path / "out").rglob("hparams.yml")
+    shown = yaml.safe_load(written.read_text())
+    assert (shown["clip"], shown["kl_target"], shown["report_to"]) == (0.2, "None", "['tensorboard']")
+    assert trainer.run().stopped is None
+
+
 def test_learning_rates_rise_and_fall(policy, tmp_path):
     rates = PPOTrainer(settings(policy, tmp_path / "o", warmup_steps=1, learning_rate=1.0), TRAIN, count_ascii).updater
     assert [rates.compute_learning_rates(step)[0] for step in range(4)] == pytest.approx([0.5, 0.75, 0.5, 0.25])
+
+
+def test_where_a_reward_model_has_no_memory_the_error_says_what_to_halve(policy, tmp_path):
+    def needs_too_much(chats):
+        torch.empty(2**50)
+        return count_ascii(chats)
+
+    halve = r"^memory \(.*halve rollouts \(with minibatch\), or max_new_tokens, or max_prompt_tokens$"
+    with pytest.raises(BadInput, match=halve):
+        PPOTrainer(settings(policy, tmp_path / "a"), TRAIN, needs_too_much).measure(0)
+    with pytest.raises(BadInput, match=r"gold one.*halve rollouts"):
+        PPOTrainer(settings(policy, tmp_path / "b"), TRAIN, count_ascii, watch=TuningWatch(needs_too_much)).measure(0)
 
 
 def test_errors_of_memory_and_models_name_what_to_change(policy, tmp_path):
@@ -229,7 +283,7 @@ def whole(policy, program, tmp_path_factory):
 
 
 def assert_same(history, expected):
-    assert len(history) == len(expected) == 3
+    assert len(history) == len(expected) == 4
     for one, other in zip(history, expected):
         assert one == pytest.approx(other, rel=1e-5, abs=1e-5, nan_ok=True)
 
@@ -248,13 +302,15 @@ def test_a_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_losses(
     assert [p.name for p in checkpoints.iterdir()] == ["step-000002"]
     run = run_module("tunes_with_ppo", policy, tmp_path, "no", cwd=program)
     assert run.returncode == 0, run.stderr[-3000:]
-    assert len(json.loads((tmp_path / "seen0.json").read_text())) == 8, "one step of three was left"
+    seen = json.loads((tmp_path / "seen0.json").read_text())
+    assert len(seen) == 16, "one step of three was left, and to measure the policy after it"
     assert_same(json.loads((tmp_path / "policy" / TRAINING_CARD).read_text())["history"], whole)
     assert not checkpoints.exists()
 
 
-def test_a_checkpoint_of_other_settings_is_refused(policy, tmp_path):
-    calls = []
+def test_a_checkpoint_of_another_run_is_refused_and_both_are_named(policy, tmp_path):
+    start, calls = tmp_path / "start", []
+    shutil.copytree(policy, start)
 
     def stops(chats):
         calls.append(len(chats))
@@ -262,12 +318,34 @@ def test_a_checkpoint_of_other_settings_is_refused(policy, tmp_path):
             raise KeyboardInterrupt
         return count_ascii(chats)
 
-    out = tmp_path / "stopped"
+    config = settings(start, tmp_path / "stopped", save_steps=1)
+    card = {"reward_model_id": "m_1", "conservative": 0.5}
     with pytest.raises(KeyboardInterrupt):
-        train_ppo(settings(policy, out, save_steps=1), TRAIN, stops)
-    assert not out.exists()
-    with pytest.raises(BadInput, match="same settings"):
-        train_ppo(settings(policy, out, save_steps=1, clip=0.3), TRAIN, count_ascii)
+        train_ppo(config, TRAIN, stops, card=card)
+    assert not (tmp_path / "stopped").exists()
+
+    def resume(config=config, train=TRAIN, watch=None, **other):
+        return PPOTrainer(config, train, count_ascii, watch=watch, card=card | other).checkpoints.load_newest()
+
+    resume()
+    fix = "Fix: .*resume: false"
+    with pytest.raises(BadInput, match=rf"^clip 0.3: expected clip 0.2, as in .*step-000001. {fix}"):
+        resume(dataclasses.replace(config, clip=0.3))
+    with pytest.raises(BadInput, match=r"^prompts 7 \(ids \w+\): expected prompts 8 "):
+        resume(train=TRAIN[:7])
+    with pytest.raises(BadInput, match=r"^reward_model m_2: expected reward_model m_1"):
+        resume(reward_model_id="m_2")
+    with pytest.raises(BadInput, match=r"^conservative 0: expected conservative 0\.5"):
+        resume(conservative=0)
+    with pytest.raises(BadInput, match=r"^gold_reward_model m_3: expected gold_reward_model None"):
+        resume(watch=TuningWatch(count_ascii, gold_model_id="m_3"))
+    with pytest.raises(BadInput, match=r"^gold_reward_model a function: expected gold_reward_model None"):
+        resume(watch=TuningWatch(count_ascii))
+    with pytest.raises(BadInput, match=r"^watch_window 64: expected watch_window 128"):
+        resume(watch=TuningWatch(None, window=64))
+    os.utime(start / "model.safetensors", ns=(1, 1))  # as where it was trained again under its name
+    with pytest.raises(BadInput, match=r"^model_name_or_path .*\(files \w+\): expected model_name_or_path "):
+        resume()
 
 
 def test_two_processes_have_the_losses_of_one(policy, program, whole, tmp_path):

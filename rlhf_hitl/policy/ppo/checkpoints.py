@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, place_folder
 from rlhf_hitl.policy.best_weights import BestWeights, copy_trainable, set_trainable
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
 from rlhf_hitl.policy.ppo.reward_scale import RewardScale
+from rlhf_hitl.policy.training import refuse_other_inputs
 from rlhf_hitl.types import Prompt
 
 #: The file of a checkpoint with the trainable weights.
@@ -53,6 +54,9 @@ class PPOCheckpoints:
     """Writes and reads the checkpoints of one run, in `get_checkpoint_folder(out)`.
 
     They hold the trainable weights only: the frozen ones are the starting policy's and are on disk already.
+
+    Args:
+        inputs: what the run learns from (`describe_training_inputs`).
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class PPOCheckpoints:
         out: Path,
         config: PPOConfig,
         prompts: Sequence[Prompt],
+        inputs: Mapping[str, Any],
         accelerator: Accelerator,
         model: ActorCritic,
         progress: PPOProgress,
@@ -67,7 +72,7 @@ class PPOCheckpoints:
     ):
         self.folder, self.accelerator = get_checkpoint_folder(out), accelerator
         self.model, self.progress, self.best = model, progress, best
-        self.fingerprint = _describe_run(config, prompts, accelerator.num_processes)
+        self.run = _describe_run(config, prompts, inputs, accelerator.num_processes)
         accelerator.register_save_state_pre_hook(self._save_trainable_only)
         accelerator.register_load_state_pre_hook(self._load_trainable_only)
 
@@ -77,7 +82,7 @@ class PPOCheckpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(draft, ignore_errors=True)
             make_private_folder(draft)
-            (draft / "settings.json").write_text(self.fingerprint)
+            (draft / "settings.json").write_text(json.dumps(self.run, indent=2))
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(draft))
         self.accelerator.wait_for_everyone()
@@ -92,18 +97,15 @@ class PPOCheckpoints:
         """Continue from the newest checkpoint, if there is one.
 
         Raises:
-            BadInput: the checkpoint is from a run with other settings, prompts or processes.
+            BadInput: the checkpoint is from a run with other settings, prompts, models or processes.
         """
         checkpoints = sorted(self.folder.glob("step-*"))
         if not checkpoints:
             return
         newest = checkpoints[-1]
-        if (newest / "settings.json").read_text() != self.fingerprint:
-            raise BadInput(
-                f"checkpoint {newest}",
-                expected="one of a run with the same settings, prompts and number of processes",
-                fix="use the old settings, another output_dir, or --no_resume",
-            )
+        then = json.loads((newest / "settings.json").read_text())
+        fix = "go on with what it had, choose another output_dir, or begin anew with resume: false"
+        refuse_other_inputs(newest, then, self.run, fix)
         self.accelerator.load_state(str(newest))
 
     def _save_trainable_only(self, models: list[Any], weights: list[Any], folder: str) -> None:
@@ -118,11 +120,13 @@ class PPOCheckpoints:
         self.best.load(Path(folder))
 
 
-def _describe_run(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:
-    """Return the settings that a checkpoint must share with the run that continues from it."""
+def _describe_run(
+    config: PPOConfig, prompts: Sequence[Prompt], inputs: Mapping[str, Any], processes: int
+) -> dict[str, Any]:
+    """Return, as plain JSON, what a checkpoint must share with the run that continues from it."""
     settings = dataclasses.asdict(config)
     budgets = ("microbatch_tokens", "sampling_tokens")  # what is out of memory goes on with half of it
     for name in ("output_dir", "resume", "report_to", "save", "save_steps", *budgets):
         del settings[name]
-    settings |= {"processes": processes, "prompts": [p.id for p in prompts]}
-    return json.dumps(settings, sort_keys=True)
+    ids = hashlib.sha256(json.dumps([p.id for p in prompts]).encode()).hexdigest()[:8]
+    return settings | {"processes": processes, "prompts": f"{len(prompts)} (ids {ids})", **inputs}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from rlhf_hitl.arguments import read_trackers
@@ -11,8 +14,36 @@ from rlhf_hitl.errors import BadInput
 
 #: The settings to halve, best first, where memory does not suffice.
 MEMORY_SETTINGS = ("microbatch_tokens", "sampling_tokens", "max_new_tokens")
+#: The same where a reward model scores answers beside the policy.
+SCORING_MEMORY_SETTINGS = ("rollouts (with minibatch)", "max_new_tokens", "max_prompt_tokens")
 #: What estimates the value of a token; `model.ActorCritic` says what each is.
 ValueHead = Literal["linear", "mlp", "shared", "critic"]
+
+
+#: What numbers may be: in words, their kind, whether one is in range, and the settings. None may be infinite.
+_RANGES: tuple[tuple[str, type, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "1 or more, a whole number", Integral, lambda x: x >= 1,
+        ("steps", "rollouts", "answers_per_prompt", "minibatch", "microbatch_tokens", "sampling_tokens", "epochs",
+         "max_prompt_tokens", "max_new_tokens", "lora_r", "lora_alpha"),
+    ),
+    ("0 or more, a whole number", Integral, lambda x: x >= 0, ("warmup_steps", "save_steps")),
+    ("a whole number from 0 to 4294967295", Integral, lambda x: 0 <= x < 2**32, ("seed",)),  # as NumPy's seeds
+    (
+        "more than 0, and finite", Real, lambda x: x > 0,
+        ("learning_rate", "value_learning_rate", "temperature", "clip", "value_clip", "max_grad_norm", "max_update_kl",
+         "max_kl", "value_weight", "kl_target", "kl_horizon"),
+    ),
+    ("0 or more, and finite", Real, lambda x: x >= 0, ("missing_eos_penalty", "kl_beta")),
+    ("a number from 0 to 1", Real, lambda x: 0 <= x <= 1, ("gamma", "lam")),
+)  # fmt: skip
+_CHOICES = {
+    "save": ("merged", "adapter"),
+    "schedule": ("linear", "constant"),
+    "value_head": get_args(ValueHead),
+    "precision": ("auto", "float32", "bfloat16"),
+    "sampling_precision": ("same", "float32", "bfloat16"),
+}
 
 
 def _declare_setting(default: Any, help: str) -> Any:
@@ -97,35 +128,14 @@ class PPOConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "report_to", read_trackers(self.report_to))
-        for name in (
-            "steps",
-            "rollouts",
-            "answers_per_prompt",
-            "minibatch",
-            "microbatch_tokens",
-            "sampling_tokens",
-            "epochs",
-            "max_prompt_tokens",
-            "max_new_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise BadInput(f"{name} {getattr(self, name)}", expected="1 or more", fix=f"change {name}")
-        for name in (
-            "learning_rate",
-            "value_learning_rate",
-            "temperature",
-            "clip",
-            "value_clip",
-            "max_grad_norm",
-            "max_update_kl",
-            "max_kl",
-            "value_weight",
-        ):
-            if getattr(self, name) <= 0:
-                raise BadInput(f"{name} {getattr(self, name)}", expected="more than 0", fix=f"change {name}")
-        for name in ("warmup_steps", "missing_eos_penalty", "kl_beta"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"{name} {getattr(self, name)}", expected="0 or more", fix=f"change {name}")
+        for expected, kind, is_in_range, names in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if name == "kl_target" and value is None:
+                    continue
+                is_number = isinstance(value, kind) and not isinstance(value, bool)
+                if not is_number or not is_in_range(value) or not value < math.inf:  # nan is in no range
+                    raise BadInput(f"{name} {value}", expected=expected, fix=_suggest_default(name))
         if self.rollouts % self.minibatch:
             raise BadInput(
                 f"minibatch {self.minibatch}", expected=f"a divisor of rollouts ({self.rollouts})", fix="change one"
@@ -136,8 +146,13 @@ class PPOConfig:
                 expected=f"a divisor of rollouts ({self.rollouts})",
                 fix="change one",
             )
-        for name, choices in (
-            ("save", ("merged", "adapter")), ("schedule", ("linear", "constant")), ("value_head", get_args(ValueHead)),
-        ):  # fmt: skip
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise BadInput(f"{name} {getattr(self, name)!r}", expected=" or ".join(choices), fix=f"change {name}")
+                raise BadInput(
+                    f"{name} {getattr(self, name)!r}", expected=" or ".join(choices), fix=_suggest_default(name)
+                )
+
+
+def _suggest_default(name: str) -> str:
+    [default] = [f.default for f in fields(PPOConfig) if f.name == name]
+    return f"change {name}, or leave it out: its default is {default}"

@@ -17,6 +17,11 @@ from torch import Tensor
 SumOverProcesses = Callable[[Tensor], Tensor]
 
 
+def widen(x: Tensor) -> Tensor:
+    """Return `x` in float64 for sums of many; in float32 on a device that has no wider one (MPS)."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def make_length_mask(lengths: Tensor, width: int) -> Tensor:
     """Return a (batch, width) float mask of the first `lengths` positions.
 
@@ -27,9 +32,9 @@ def make_length_mask(lengths: Tensor, width: int) -> Tensor:
 
 def compute_moments(x: Tensor, mask: Tensor, reduce: SumOverProcesses = lambda v: v) -> tuple[Tensor, Tensor]:
     """Return mean and (population) variance of the real tokens of all processes."""
-    total, n = reduce(torch.stack([(x * mask).sum(), mask.sum()]).double())
+    total, n = reduce(widen(torch.stack([(x * mask).sum(), mask.sum()])))
     mean = total / n.clamp(min=1)
-    squares = reduce((((x.double() - mean) ** 2) * mask).sum()[None])[0]
+    squares = reduce((((widen(x) - mean) ** 2) * mask).sum()[None])[0]
     return mean.to(x.dtype), (squares / n.clamp(min=1)).to(x.dtype)
 
 

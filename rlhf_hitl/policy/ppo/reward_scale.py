@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_hitl.policy.ppo.math import SumOverProcesses
+from rlhf_hitl.policy.ppo.math import SumOverProcesses, widen
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class RewardScale:
 
     def add(self, rewards: Tensor, reduce: SumOverProcesses) -> None:
         """Take in this process's rewards (n,) of a step (Chan et al. 1979, eq. 2.1)."""
-        rewards = rewards.double()
+        rewards = widen(rewards)
         total, n = reduce(torch.stack([rewards.sum(), torch.ones_like(rewards).sum()])).tolist()
         mean = total / n
         squares = float(reduce(((rewards - mean) ** 2).sum()[None])[0])
@@ -59,4 +59,4 @@ class RewardScale:
 
     def scale(self, rewards: Tensor) -> Tensor:
         """Return rewards (n,) in standard deviations."""
-        return ((rewards.double() - self.start) / self.spread).float()
+        return ((widen(rewards) - self.start) / self.spread).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.ppo.batches import RolloutBatch, collate_rollouts
-from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, SCORING_MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy, StateRecorder
 from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, score_answers
@@ -110,7 +110,8 @@ class RolloutSampler:
                 read.append((part, model.read_states(states, small.answers, small.mask)))
         batch = collate_rollouts(prompt_tokens, answers, pad, self.accelerator.device)
         texts = [self.reader.decode(a, eos) for a in answers]
-        rewards, unreadable = score_answers(prompts, texts, self._ask_reward, self._find_problem)
+        with explain_out_of_memory(*SCORING_MEMORY_SETTINGS, needed="the policy and the reward model that scores it"):
+            rewards, unreadable = score_answers(prompts, texts, self._ask_reward, self._find_problem)
         ended, empty = [a[-1] in eos for a in answers], [not text for text in texts]
         device = self.accelerator.device
         columns = [torch.tensor(x, dtype=torch.float32).to(device) for x in (rewards, unreadable, ended, empty)]

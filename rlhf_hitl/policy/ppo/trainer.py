@@ -24,7 +24,7 @@ from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_f
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
-from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, PPOConfig
+from rlhf_hitl.policy.ppo.config import MEMORY_SETTINGS, SCORING_MEMORY_SETTINGS, PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic, TokenFigures
 from rlhf_hitl.policy.ppo.reference import Reference, fuse_reference
 from rlhf_hitl.policy.ppo.rollouts import Rollouts, RolloutSampler
@@ -32,7 +32,12 @@ from rlhf_hitl.policy.ppo.sampling_policy import SamplingPolicy
 from rlhf_hitl.policy.ppo.update import Experience, PPOUpdater
 from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, refuse_unread
 from rlhf_hitl.policy.token_sampling import PromptReader
-from rlhf_hitl.policy.training import explain_out_of_memory, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import (
+    describe_training_inputs,
+    explain_out_of_memory,
+    make_policy_lora_config,
+    refuse_heldout,
+)
 from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.tuning_watch import TuningWatch
 from rlhf_hitl.types import Prompt
@@ -42,11 +47,39 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PPOResult:
-    """The folder of the tuned policy, a row of figures for each step, and why it stopped early; None if it did not."""
+    """What a run has left.
+
+    Attributes:
+        folder: of the tuned policy.
+        history: a row of figures for each step, and one of the policy after the last, which has no losses.
+        stopped: why it stopped early; None if it did not.
+    """
 
     folder: Path
     history: list[dict[str, float]]
     stopped: str | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps updated the policy."""
+        return sum("updates" in figures for figures in self.history)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Answers of the policy as it is, (n,) of this process, and what they show.
+
+    Attributes:
+        figures: of all processes.
+        scaled: (n,) rewards in standard deviations.
+        said: what the policy says of the answers' tokens; kl: (n, answer) from the reference.
+    """
+
+    figures: dict[str, float]
+    rollouts: Rollouts
+    scaled: Tensor
+    said: TokenFigures
+    kl: Tensor
 
 
 def train_ppo(
@@ -62,7 +95,8 @@ def train_ppo(
     Args:
         find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
         watch: looks at each step's answers, in all processes, and stops the run where it hacks the reward.
-        card: more of what the policy's card should say.
+        card: more of what the policy's card should say. By its `reward_model_id` and `conservative` a run that goes on
+            from a checkpoint knows that its rewards are those from before.
 
     Raises:
         BadInput: a prompt may not be trained on or not be read, no prompt fits, `output_dir` is taken, the launcher
@@ -123,11 +157,14 @@ class PPOTrainer:
         self.updater = PPOUpdater(config, self.model, self.accelerator)
         self.progress, self.best = PPOProgress(beta=config.kl_beta), BestWeights(self.model)
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
+        inputs = describe_training_inputs(config.model_name_or_path, self.card, self.watch)
         self.checkpoints = PPOCheckpoints(
-            self.out, config, self.read.prompts, self.accelerator, self.model, self.progress, self.best
+            self.out, config, self.read.prompts, inputs, self.accelerator, self.model, self.progress, self.best
         )
         if trackers:
-            self.accelerator.init_trackers("ppo", config=dataclasses.asdict(config))
+            given = dataclasses.asdict(config).items()  # TensorBoard takes no None and no list
+            shown = {name: value if isinstance(value, int | float | str) else str(value) for name, value in given}
+            self.accelerator.init_trackers("ppo", config=shown)
 
     def run(self) -> PPOResult:
         """Run the remaining steps and write the tuned policy: the last one, or the last good one if a brake acts."""
@@ -138,21 +175,25 @@ class PPOTrainer:
             self.checkpoints.load_newest()
         bar = tqdm(total=config.steps, initial=progress.step, desc="ppo", disable=not accelerator.is_main_process)
         with bar:
-            while progress.step < config.steps and stopped is None:
+            for step in range(progress.step, config.steps + 1):
+                is_over = step == config.steps  # what the last update has made of the policy is measured, too
                 try:
-                    figures = self.run_step(progress.step)
-                    progress.step += 1
+                    figures = self.measure(step).figures if is_over else self.run_step(step)
                 except RunStopped as e:
                     figures, stopped = e.figures, e.reason
                 progress.history.append(figures)
                 accelerator.log(figures, step=len(progress.history))
-                bar.update()
                 bar.set_postfix({name: f"{figures[name]:.3f}" for name in ("reward", "kl", "empty")})
-                if stopped is None and config.save_steps and progress.step % config.save_steps == 0:
-                    self.checkpoints.save()
-        if stopped is not None:
-            log.warning("step %d: %s. The policy from before is kept", progress.step + 1, stopped)
-            self.best.restore()
+                if stopped is not None:
+                    where = "after the last step" if is_over else f"step {step + 1}"
+                    log.warning("%s: %s. The policy from before is kept", where, stopped)
+                    self.best.restore()
+                    break
+                if not is_over:
+                    progress.step += 1
+                    bar.update()
+                    if config.save_steps and progress.step % config.save_steps == 0:
+                        self.checkpoints.save()
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             self._save_policy(stopped)
@@ -165,36 +206,13 @@ class PPOTrainer:
 
         Raises:
             RunStopped: the policy that was to be updated is not good, or the update failed.
-            BadInput: the first step's rewards are not finite.
+            BadInput: the first step's rewards are not finite, or memory is out.
         """
-        config, progress = self.config, self.progress
-        rollouts = self.sampler.sample(self.model, self.sampling_policy, step)
-        scaled = self._scale_rewards(rollouts, step)
-        batch, mask = rollouts.batch, rollouts.batch.mask
-        with explain_out_of_memory(*MEMORY_SETTINGS):
-            said = rollouts.figures or self._evaluate(rollouts)
-            reference = self.reference.compute_logprobs(batch, config.microbatch_tokens)
-        kl = ppo_math.kl_k1(said.logprobs, reference) * mask
-        tokens = self._sum(mask.sum()[None].double())[0]
-        figures = {
-            "reward": self._compute_mean(rollouts.rewards),
-            "reward_scaled": self._compute_mean(scaled),
-            "reward_std": progress.scale.spread,
-            "kl": self._compute_mean(kl.sum(1)),
-            "beta": progress.beta,
-            "ended": self._compute_mean(rollouts.ended),
-            "empty": self._compute_mean(rollouts.empty),
-            "unreadable": self._compute_mean(rollouts.unreadable),
-            "tokens": self._compute_mean(batch.lengths.float()),
-            "entropy": float(self._sum(said.entropy.sum()[None].double())[0] / tokens),
-        }
-        self._check(find_reason_to_stop(figures, config), figures)
-        seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
-        self._check(seen.stop, figures)
-        if seen.is_best:
-            self.best.keep()
-
-        scores, values = scaled - config.missing_eos_penalty * (1 - rollouts.ended), said.values
+        config, progress, measured = self.config, self.progress, self.measure(step)
+        figures, rollouts, batch = measured.figures, measured.rollouts, measured.rollouts.batch
+        mask, kl = batch.mask, measured.kl
+        scores = measured.scaled - config.missing_eos_penalty * (1 - rollouts.ended)
+        values = measured.said.values
         if step == 0:
             # Otherwise the first steps would only teach the value head how high the rewards are.
             mean = self._compute_mean(scores)
@@ -208,7 +226,7 @@ class PPOTrainer:
             "learning_rate": self.updater.compute_learning_rates(step)[0],
         }
         whitened = ppo_math.whiten(advantages, mask, reduce=self._sum)
-        figures |= self.updater.update(Experience(batch, said.logprobs, values, whitened, returns), step)
+        figures |= self.updater.update(Experience(batch, measured.said.logprobs, values, whitened, returns), step)
         self._check(find_reason_to_stop(figures, config), figures)
         if config.kl_target is not None:
             progress.beta = ppo_math.adapt_kl_coefficient(
@@ -220,6 +238,42 @@ class PPOTrainer:
             )
         return figures
 
+    def measure(self, step: int) -> Measured:
+        """Sample the answers of a step, score and watch them, and keep the policy if it is good. Nothing is updated.
+
+        Raises:
+            RunStopped: the policy is not good.
+            BadInput: the first step's rewards are not finite, or memory is out.
+        """
+        config, progress = self.config, self.progress
+        rollouts = self.sampler.sample(self.model, self.sampling_policy, step)
+        scaled = self._scale_rewards(rollouts, step)
+        batch, mask = rollouts.batch, rollouts.batch.mask
+        with explain_out_of_memory(*MEMORY_SETTINGS):
+            said = rollouts.figures or self._evaluate(rollouts)
+            reference = self.reference.compute_logprobs(batch, config.microbatch_tokens)
+        kl = ppo_math.kl_k1(said.logprobs, reference) * mask
+        tokens = self._sum(ppo_math.widen(mask.sum()[None]))[0]
+        figures = {
+            "reward": self._compute_mean(rollouts.rewards),
+            "reward_scaled": self._compute_mean(scaled),
+            "reward_std": progress.scale.spread,
+            "kl": self._compute_mean(kl.sum(1)),
+            "beta": progress.beta,
+            "ended": self._compute_mean(rollouts.ended),
+            "empty": self._compute_mean(rollouts.empty),
+            "unreadable": self._compute_mean(rollouts.unreadable),
+            "tokens": self._compute_mean(batch.lengths.float()),
+            "entropy": float(self._sum(ppo_math.widen(said.entropy.sum()[None]))[0] / tokens),
+        }
+        self._check(find_reason_to_stop(figures, config), figures)
+        with explain_out_of_memory(*SCORING_MEMORY_SETTINGS, needed="the policy, the reward model and the gold one"):
+            seen = self.watch.observe(rollouts.prompts, rollouts.texts, rollouts.rewards.tolist(), figures)
+        self._check(seen.stop, figures)
+        if seen.is_best:
+            self.best.keep()
+        return Measured(figures, rollouts, scaled, said, kl)
+
     def _scale_rewards(self, rollouts: Rollouts, step: int) -> Tensor:
         """Return (n,) rewards in standard deviations, not finite where the reward is not.
 
@@ -227,7 +281,7 @@ class PPOTrainer:
             BadInput: a reward of the first step is not finite, or the reward model reads none of its answers.
         """
         rewards, scale = rollouts.rewards, self.progress.scale
-        counts = torch.stack([(~rewards.isfinite()).sum().double(), rollouts.unreadable.sum().double()])
+        counts = torch.stack([(~rewards.isfinite()).sum().float(), rollouts.unreadable.sum()])
         bad, unreadable = map(int, self._sum(counts).tolist())
         if step == 0:
             refuse_unread(unreadable, self.config.rollouts)
@@ -261,7 +315,7 @@ class PPOTrainer:
             "processes": self.accelerator.num_processes,
             "prompts": len(self.read.prompts),
             "too_long": self.read.too_long,
-            "empty_answers": history[-1].get("empty"),
+            **self._count_answers(),
             "stopped": stopped,
             "warnings": self.watch.warnings,
             **self.card,
@@ -288,6 +342,16 @@ class PPOTrainer:
             samples=samples,
         )
 
+    def _count_answers(self) -> dict[str, int]:
+        """Count the answers of all rows of the history, under the names that RLOO and GRPO have for them."""
+        each, history = self.config.rollouts, self.progress.history
+        counts = {
+            f"{name}_answers": sum(round(each * figures[name]) for figures in history)
+            for name in ("empty", "unreadable")
+        }
+        cut_off = sum(round(each * (1 - figures["ended"])) for figures in history)
+        return {"answers": each * len(history), **counts, "cut_off_answers": cut_off}
+
     def _check_processes(self) -> None:
         from accelerate import DistributedType
 
@@ -313,6 +377,6 @@ class PPOTrainer:
     def _compute_mean(self, x: Tensor) -> float:
         """Return the mean of the elements of all processes."""
         total, n = self._sum(
-            torch.stack([x.sum().double(), torch.tensor(float(len(x))).double().to(x.device)])
+            torch.stack([ppo_math.widen(n) for n in (x.sum(), torch.tensor(float(len(x)), device=x.device))])
         ).tolist()
         return total / n

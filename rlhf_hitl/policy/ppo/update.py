@@ -108,9 +108,9 @@ class PPOUpdater:
     def _accumulate_gradients(self, experience: Experience, minibatch: Tensor) -> Tensor:
         """Add up a minibatch's gradients. Returns its number of tokens and the sums of FIGURES, of all processes."""
         accelerator = self.accelerator
-        tokens = float(self._sum(experience.batch.lengths[minibatch].sum()[None].double())[0])
+        tokens = float(self._sum(ppo_math.widen(experience.batch.lengths[minibatch].sum()[None]))[0])
         microbatches = experience.batch.split_rows(minibatch, self.config.microbatch_tokens)
-        totals = torch.zeros(1 + len(FIGURES), dtype=torch.float64, device=accelerator.device)
+        totals = ppo_math.widen(torch.zeros(1 + len(FIGURES), device=accelerator.device))
         for i, index in enumerate(microbatches):
             with nullcontext() if i == len(microbatches) - 1 else accelerator.no_sync(self.wrapped):
                 loss, sums = self._sum_losses(experience, index)
@@ -138,10 +138,10 @@ class PPOUpdater:
             values, old_values, experience.returns[index, :width], self.config.value_clip
         )
         approx_kl = ppo_math.kl_k3(old_logprobs, logprobs.detach())
-        sums = [(x.detach() * mask).sum().double() for x in (policy_loss, value_loss, clipped, approx_kl)]
+        sums = [(x.detach() * mask).sum() for x in (policy_loss, value_loss, clipped, approx_kl)]
         weight = self.config.value_weight if self.config.value_head == "shared" else 1.0
         loss = ((policy_loss + weight * value_loss) * mask).sum()
-        return loss, torch.stack([mask.sum().double(), *sums])
+        return loss, ppo_math.widen(torch.stack([mask.sum(), *sums]))
 
     def _sum(self, vector: Tensor) -> Tensor:
         return self.accelerator.reduce(vector, reduction="sum")  # type: ignore[return-value]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from heapq import nsmallest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.arguments import UNSUPPORTED_ANYWHERE
@@ -61,6 +62,7 @@ CHOICES_OF_TRL: dict[str, dict[str, tuple[str, ...]]] = {
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+    from rlhf_hitl.policy.tuning_watch import TuningWatch
     from rlhf_hitl.reward.model import RewardModel
 
 
@@ -141,6 +143,37 @@ def refuse_unknown_choices(method: str, settings: Mapping[str, Any], where: str 
                 near = get_close_matches(str(value), choices, 1)
                 fix = f"did you mean {near[0]}?" if near else "choose one of them, or leave it out"
                 raise BadInput(f"{where}{name} {value}", expected=f"one of {', '.join(choices)}", fix=fix)
+
+
+def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: TuningWatch | None = None) -> dict[str, Any]:
+    """Return, as plain JSON, what a training learns from besides its settings and prompts: see `refuse_other_inputs`.
+
+    Args:
+        policy: that is tuned. Its weights are known by their files, which may have changed under one name.
+        card: of the tuning; it has `reward_model_id` and `conservative`.
+    """
+    from rlhf_hitl.models import get_display_name
+    from rlhf_hitl.policy.sources import find_model
+
+    files = find_model(policy, backend="transformers", batch_tokens=1).identity
+    return {
+        "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
+        "reward_model": card.get("reward_model_id"),
+        "conservative": card.get("conservative", 0.0),
+        "gold_reward_model": None if watch is None else watch.gold_model_id,
+        "watch_window": None if watch is None else watch.window,
+    }
+
+
+def refuse_other_inputs(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any], fix: str) -> None:
+    """Raise BadInput where a checkpoint is of a training on other inputs (`describe_training_inputs`)."""
+    other = [name for name in now if then.get(name) != now[name]]
+    if other:
+        raise BadInput(
+            " and ".join(f"{name} {now[name]}" for name in other),
+            expected=f"{' and '.join(f'{name} {then.get(name)}' for name in other)}, as in {checkpoint}",
+            fix=fix,
+        )
 
 
 @contextmanager

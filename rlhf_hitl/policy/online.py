@@ -23,6 +23,7 @@ from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
 from rlhf_hitl.policy.training import (
     UNSUPPORTED_ONLINE_SETTINGS,
+    describe_training_inputs,
     explain_out_of_memory,
     make_policy_lora_config,
     refuse_heldout,
@@ -136,7 +137,8 @@ def train_online(
         )
         if not is_sharded(trainer):
             keeper.watch_over(trainer.model)  # type: ignore[arg-type]
-    history = run_training(trainer, *MEMORY_SETTINGS)
+    inputs = {"method": method, **describe_training_inputs(settings.model_name_or_path, card or {}, rewards.watch)}
+    history = run_training(trainer, *MEMORY_SETTINGS, inputs=inputs)
     figures = {
         "prompts": len(rows),
         "too_long": read.too_long,

@@ -250,7 +250,8 @@ class TuningWatch:
         start = self._find_window_before(len(self._steps))
         if start is None:
             return
-        first = self._steps[: next(i for i in range(1, len(self._steps) + 1) if self._find_window_before(i) == 0)]
+        ends = range(1, len(self._steps) + 1)
+        first = self._steps[: next(i for i in ends if self._find_window_before(i) is not None)]
         now = self._steps[start:]
         for name, ((least, most), text) in WARNED_OF.items():
             was, is_now = _mean(first, name), _mean(now, name)

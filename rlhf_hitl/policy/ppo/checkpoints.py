@@ -19,7 +19,7 @@ from rlhf_hitl.files import make_private_folder, place_folder
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
-from rlhf_hitl.policy.ppo.reward_scale import RewardScale
+from rlhf_hitl.policy.reward_scale import RewardScale
 from rlhf_hitl.types import Prompt
 
 #: The file of a checkpoint with the weights of the last policy that was measured to be good.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.before_after import sample_before_and_after
-from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
+from rlhf_hitl.policy.policy_folder import LOGS, get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
@@ -100,7 +100,7 @@ class PPOTrainer:
         self.accelerator = Accelerator(
             mixed_precision="no",
             log_with=trackers or None,
-            project_dir=str(get_checkpoint_folder(self.out)) if trackers else None,
+            project_dir=str(get_checkpoint_folder(self.out) / LOGS) if trackers else None,
         )
         self._check_processes()
         set_seed(config.seed)

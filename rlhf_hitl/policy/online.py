@@ -108,7 +108,14 @@ def train_online(
     tokenizer = load_tokenizer(settings.model_name_or_path)
     reader = PromptReader(tokenizer)
     read = read_training_prompts(
-        prompts, reader, find_problem, max_prompt_tokens=settings.max_prompt_tokens, skip_bad=settings.skip_bad
+        prompts,
+        reader,
+        find_problem,
+        policy=settings.model_name_or_path,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=settings.max_completion_length or 0,
+        skip_bad=settings.skip_bad,
+        watch=watch,
     )
     _require_whole_batch(settings, len(read.prompts))
     rows = [{"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id} for p in read.prompts]

@@ -160,7 +160,7 @@ def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: Tuning
         "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
         "reward_model": card.get("reward_model_id"),
         "conservative": card.get("conservative", 0.0),
-        "gold_reward_model": None if watch is None else watch.gold_model_id,
+        "gold_reward_model": None if watch is None or watch.gold is None else watch.gold_model_id or "a function",
         "watch_window": None if watch is None else watch.window,
     }
 

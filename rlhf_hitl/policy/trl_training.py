@@ -97,7 +97,8 @@ def find_checkpoint(settings: Any, inputs: Mapping[str, Any]) -> Path | None:
     found = Path(named).expanduser()
     if named == "latest":
         folders = sorted(
-            Path(settings.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"), key=lambda f: int(f.name.rpartition("-")[2])
+            Path(settings.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"),
+            key=lambda f: int(f.name.rpartition("-")[2]),
         )
         whole = [folder for folder in folders if (folder / INPUTS_FILE).is_file()]
         if folders[-1:] != whole[-1:]:

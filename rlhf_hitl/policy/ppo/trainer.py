@@ -107,7 +107,14 @@ class PPOTrainer:
         self.tokenizer = load_tokenizer(config.model_name_or_path)
         reader = PromptReader(self.tokenizer)
         self.read = read_training_prompts(
-            prompts, reader, find_problem, max_prompt_tokens=config.max_prompt_tokens, skip_bad=config.skip_bad
+            prompts,
+            reader,
+            find_problem,
+            policy=config.model_name_or_path,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_new_tokens=config.max_new_tokens,
+            skip_bad=config.skip_bad,
+            watch=self.watch,
         )
         self.sampler = RolloutSampler(config, reader, self.read, reward, self.accelerator, find_problem)
         dtype = resolve_dtype(config.precision)

@@ -235,7 +235,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(method, policy, tmp_pa
         shutil.copytree(newest, newest.with_name("checkpoint-3"), ignore=shutil.ignore_patterns("*.json"))
     else:
         of_run["resume_from_checkpoint"] = str(shutil.copytree(newest, tmp_path / "elsewhere" / "kept"))
-    with pytest.raises(BadInput, match="reward_model m_2.*expected reward_model None, as in .*checkpoint-2|kept"):
+    with pytest.raises(BadInput, match=r"reward_model m_2.* reward_model None, as in"):
         train_online(settings(method, policy, out, **of_run), train, ascii_share, card={"reward_model_id": "m_2"})
     resumed = train_online(settings(method, policy, out, **of_run), train, ascii_share)
     assert resumed["answers"] == whole["answers"]

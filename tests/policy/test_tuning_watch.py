@@ -154,14 +154,15 @@ def test_what_the_gold_model_cannot_read_counts_as_an_answer_without_text(
     watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / gold.id)).open_watch(judged_store, trained_model)
     assert watch.gold is not None
     good, unreadable, empty = (make_answer(PROMPTS[0], text) for text in ("thanks", "thanks!", ""))
-    assert watch.find_problem is not None and watch.find_problem([unreadable]) is not None
+    assert watch.find_problem is not None
+    assert watch.find_problem([unreadable]) is not None
     scored = watch.gold([good, unreadable, empty])
     assert scored[1] == scored[2] != scored[0]
     assert scored[0] == pytest.approx(gold.rewards([good])[0])
 
 
 def test_prompts_that_the_gold_model_cannot_read_are_refused_before_anything_is_sampled(tiny_model):
-    no_template = Unreadable(Obstacle.REFUSED, PROMPTS[0].id, "no template for it", expected="one", fix="add it")
+    no_template = Unreadable(Obstacle.TEMPLATE, PROMPTS[0].id, "no template for it", expected="one", fix="add it")
 
     def find_problem(chats):
         return no_template if chats[0].prompt == PROMPTS[0].messages else None

@@ -23,7 +23,7 @@ class OnlineSettings(PolicySettings):
     beta: float = field(
         default=0.05,
         metadata={
-            "help": "Weight of the KL from the policy without its adapter; the reward is in standard deviations beside it."
+            "help": "Weight of the KL from the policy without its adapter, beside rewards in standard deviations."
         },
     )
     max_kl: float = field(

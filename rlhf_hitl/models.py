@@ -296,6 +296,13 @@ def load_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, **NO_CODE)
 
 
+def find_position_limit(name_or_path: str | Path) -> int | None:
+    """Return the most tokens that a model, or the one under an adapter, has positions for; None where it says nothing.
+    Loads no weights."""
+    config = load_config(find_base_folder(locate_model_folder(name_or_path))).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
 def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     """Load a model with `kind.from_pretrained`, where `kind` is one of transformers' Auto classes.
 

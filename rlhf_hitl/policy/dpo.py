@@ -23,6 +23,7 @@ from rlhf_hitl.policy.dpo_rows import VisionPairCollator, read_pairs
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.training import (
     UNSUPPORTED_DPO_SETTINGS,
+    describe_training_inputs,
     explain_out_of_memory,
     make_policy_lora_config,
     refuse_heldout,
@@ -277,7 +278,8 @@ def train_dpo(
         log.warning("these settings of the loss take every label as certain: only plain DPO learns its votes")
     if start_adapter is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start_adapter), device="cpu"))  # type: ignore[arg-type]
-    history = run_training(trainer, "per_device_train_batch_size", "max_length")
+    inputs = {"method": "dpo", **describe_training_inputs(settings.model_name_or_path, card or {})}
+    history = run_training(trainer, "per_device_train_batch_size", "max_length", inputs=inputs)
     figures = {
         **count_pairs(read.pairs),
         "too_long": read.too_long,

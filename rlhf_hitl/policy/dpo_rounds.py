@@ -21,7 +21,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, write_text_atomically
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pair import DPOPair
-from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, require_free_folder
+from rlhf_hitl.policy.policy_folder import LOGS, TRAINING_CARD, read_training_card, require_free_folder
 from rlhf_hitl.policy.trl_training import list_changed_settings
 from rlhf_hitl.reward.vision import ImageLoader
 
@@ -95,6 +95,9 @@ def train_dpo_in_rounds(
         done = [*done, {"round": number + 1, **figures}]
         policy, before = str(folder), folder
     if PartialState().is_main_process:
+        for logs in kept.glob(f"round-*/{LOGS}"):
+            (out / LOGS).mkdir(exist_ok=True)
+            logs.rename(out / LOGS / logs.parent.name)
         shutil.rmtree(kept, ignore_errors=True)
     PartialState().wait_for_everyone()
     return figures | {"rounds": done}

@@ -135,10 +135,9 @@ def open_model(
     The weights are loaded when the first answer is drawn.
     """
     from rlhf_hitl.models import (
-        find_base_folder,
         find_best_device,
+        find_position_limit,
         get_display_name,
-        load_config,
         load_policy,
         load_tokenizer,
         locate_model_folder,
@@ -146,8 +145,7 @@ def open_model(
     )
 
     name, folder = get_display_name(policy), locate_model_folder(policy)
-    tokenizer = load_tokenizer(policy, needs_eos=False)
-    limit = getattr(load_config(find_base_folder(folder)).get_text_config(), "max_position_embeddings", None)
+    tokenizer, limit = load_tokenizer(policy, needs_eos=False), find_position_limit(policy)
     if backend == "vllm":
         from rlhf_hitl.policy.vllm_generation import VllmDrawer
 

@@ -23,6 +23,7 @@ from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids
 from rlhf_hitl.policy.training import (
     UNSUPPORTED_ONLINE_SETTINGS,
+    describe_training_inputs,
     explain_out_of_memory,
     make_policy_lora_config,
     refuse_heldout,
@@ -107,7 +108,14 @@ def train_online(
     tokenizer = load_tokenizer(settings.model_name_or_path)
     reader = PromptReader(tokenizer)
     read = read_training_prompts(
-        prompts, reader, find_problem, max_prompt_tokens=settings.max_prompt_tokens, skip_bad=settings.skip_bad
+        prompts,
+        reader,
+        find_problem,
+        policy=settings.model_name_or_path,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=settings.max_completion_length or 0,
+        skip_bad=settings.skip_bad,
+        watch=watch,
     )
     _require_whole_batch(settings, len(read.prompts))
     rows = [{"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id} for p in read.prompts]
@@ -136,7 +144,8 @@ def train_online(
         )
         if not is_sharded(trainer):
             keeper.watch_over(trainer.model)  # type: ignore[arg-type]
-    history = run_training(trainer, *MEMORY_SETTINGS)
+    inputs = {"method": method, **describe_training_inputs(settings.model_name_or_path, card or {}, rewards.watch)}
+    history = run_training(trainer, *MEMORY_SETTINGS, inputs=inputs)
     figures = {
         "prompts": len(rows),
         "too_long": read.too_long,

@@ -20,7 +20,12 @@ class OnlineSettings(PolicySettings):
         default=128, metadata={"help": "Most tokens of an answer; longer answers are cut off."}
     )
     max_prompt_tokens: int = field(default=512, metadata={"help": "Longer prompts are left out and counted."})
-    beta: float = field(default=0.05, metadata={"help": "Weight of the KL from the policy without its adapter."})
+    beta: float = field(
+        default=0.05,
+        metadata={
+            "help": "Weight of the KL from the policy without its adapter, beside rewards in standard deviations."
+        },
+    )
     max_kl: float = field(
         default=50.0,
         metadata={"help": "KL in nats an answer from the reference, beyond which the run stops."},

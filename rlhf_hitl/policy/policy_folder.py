@@ -2,7 +2,7 @@
 
 Beside the model are `training.json` (settings, counts and what was logged), `config.yaml` (settings and arguments, to
 be given again), `metrics.jsonl` (a line for each logged step), `training.svg` (their plot), `samples.jsonl` (the same
-prompts answered before and after) and `README.md`, the card.
+prompts answered before and after) and `README.md`, the card. A tracker's files are in `logs`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 #: The file in every tuned policy that says how it was made and how the training went.
 TRAINING_CARD = "training.json"
 CONFIG, METRICS, PLOT, SAMPLES = "config.yaml", "metrics.jsonl", "training.svg", "samples.jsonl"
+#: The folder with what TensorBoard shows: among the checkpoints while a training runs, and then in the policy's folder.
+LOGS = "logs"
 #: How many samples the card shows, and how much of each text.
 SAMPLES_IN_CARD, EXCERPT = 3, 600  # characters
 
@@ -169,6 +171,8 @@ def save_policy(
         _write_record(draft, card, samples)
         text = render_policy_card(card, base=base, merged=merge, samples=samples)
         (draft / README_FILE).write_text(text, encoding="utf-8")
+        if (logs := get_checkpoint_folder(out) / LOGS).is_dir():
+            logs.rename(draft / LOGS)  # what still writes to its files goes on
     shutil.rmtree(get_checkpoint_folder(out), ignore_errors=True)
 
 

@@ -9,7 +9,7 @@ from rlhf_hitl.report_page import BLUE, GREY, ORANGE, draw_svg
 #: Panels: title → (name in the legend, figure in the history), of which those are drawn that were logged. Two
 #: figures of one name are one thing, which methods log under different names.
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
-    "reward": (("reward", "reward"), ("gold reward", "gold")),
+    "reward": (("reward", "reward_before_penalty"), ("reward", "reward"), ("gold reward", "gold")),
     "KL to the reference, nats an answer": (("KL", "kl"),),
     "tokens of an answer": (("tokens", "tokens"), ("tokens", "completions/mean_length")),
     "shares of answers": (("without text", "empty"), ("repeated", "repeated"), ("different", "distinct")),

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import DistributedType
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import parse_flag_from_env
 from huggingface_hub import constants
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import load_policy
 from rlhf_hitl.policy.before_after import MOST_TOKENS, sample_before_and_after
-from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, save_policy
-from rlhf_hitl.policy.training import explain_out_of_memory
+from rlhf_hitl.policy.policy_folder import LOGS, get_checkpoint_folder, save_policy
+from rlhf_hitl.policy.training import explain_out_of_memory, refuse_other_inputs
 from rlhf_hitl.policy.trl_settings import PolicySettings
 from rlhf_hitl.policy.tuning_record import OF_ONE_RUN
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Prompt
 
+log = logging.getLogger(__name__)
+
+#: The file of a checkpoint that says what the training learns from. It is written last.
+INPUTS_FILE = "inputs.json"
 #: Settings that every record of a tuning names, also where they are the defaults.
 ALWAYS_RECORDED = (
     "model_name_or_path",
@@ -62,21 +71,74 @@ def is_model_in_parts() -> bool:
     return any(parse_flag_from_env(name) for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"))
 
 
-def run_training(trainer: Trainer, *memory_settings: str) -> list[dict[str, Any]]:
-    """Run a trainer, from its checkpoint where its settings name one, and return the rows that it logged.
+class CheckpointMarker(TrainerCallback):
+    """Notes in each checkpoint what the training learns from, once all else of it is written: without that file it is
+    not whole, for a process may be killed while it writes one. To be the last of a trainer's callbacks."""
 
-    `resume_from_checkpoint` takes `latest` for the newest one, if there is any.
+    def __init__(self, accelerator: Accelerator, inputs: Mapping[str, Any]):
+        self.accelerator, self.inputs = accelerator, inputs
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.accelerator.wait_for_everyone()  # each process writes its random states
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            write_text_atomically(folder / INPUTS_FILE, json.dumps(self.inputs, indent=2))
+
+
+def find_checkpoint(settings: Any, inputs: Mapping[str, Any]) -> Path | None:
+    """Return the checkpoint that a trainer's settings name, to go on from; None: begin anew.
 
     Raises:
-        BadInput: the memory does not suffice; it names `memory_settings`.
+        BadInput: there is no whole checkpoint at the path that is given, or it is of a training on other inputs.
+    """
+    named = settings.resume_from_checkpoint
+    if not named:
+        return None
+    found = Path(named).expanduser()
+    if named == "latest":
+        folders = sorted(
+            Path(settings.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"),
+            key=lambda f: int(f.name.rpartition("-")[2]),
+        )
+        whole = [folder for folder in folders if (folder / INPUTS_FILE).is_file()]
+        if folders[-1:] != whole[-1:]:
+            log.warning("%s is not whole: it was being written when the training was stopped", folders[-1])
+        if not whole:
+            return None
+        found = whole[-1]
+    elif not (found / INPUTS_FILE).is_file():
+        raise BadInput(
+            f"resume_from_checkpoint {named}",
+            expected=f"latest, or the folder of a checkpoint that was written whole, with {INPUTS_FILE}",
+            fix="give another one, or leave resume_from_checkpoint out",
+        )
+    then = json.loads((found / INPUTS_FILE).read_text(encoding="utf-8"))
+    refuse_other_inputs(found, then, inputs, "give the same again, or leave resume_from_checkpoint out to begin anew")
+    return found
+
+
+def run_training(
+    trainer: Trainer, *memory_settings: str, inputs: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Run a trainer, from its checkpoint where its settings name one, and return the rows that it logged.
+
+    `resume_from_checkpoint` takes `latest` for the newest one that is whole, if there is any.
+
+    Args:
+        inputs: what the training learns from, which must be the same when it is resumed (`describe_training_inputs`).
+
+    Raises:
+        BadInput: the checkpoint cannot be gone on from, or the memory does not suffice; it names `memory_settings`.
     """
     keep_stdout_free(trainer)
-    checkpoint: Any = trainer.args.resume_from_checkpoint
-    if checkpoint == "latest":
-        folder = str(trainer.args.output_dir)
-        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+    trainer.add_callback(CheckpointMarker(trainer.accelerator, inputs or {}))
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(Path(str(trainer.args.output_dir)) / LOGS)
+    checkpoint = find_checkpoint(trainer.args, inputs or {})
+    trainer.args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     with explain_out_of_memory(*memory_settings):
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     return [row for row in trainer.state.log_history if "loss" in row]
 
 

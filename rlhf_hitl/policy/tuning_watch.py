@@ -17,7 +17,7 @@ import numpy as np
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.rewards import RewardFunction, make_answer, make_readable
+from rlhf_hitl.policy.rewards import ProblemFinder, RewardFunction, make_answer, make_readable
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Prompt
@@ -89,7 +89,7 @@ class WatchArguments:
             # What the gold model cannot read, the other may have read: it stops no training.
             return gold.rewards(make_readable(chats, gold.find_problem)[0], keep=False)
 
-        return TuningWatch(score, self.watch_window, gather, gold.id)
+        return TuningWatch(score, self.watch_window, gather, gold.id, gold.find_problem)
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class TuningWatch:
         gold: scores conversations; None: nothing stops the tuning.
         gather: makes one list of those of all processes.
         gold_model_id: whose scores they are, for the record.
+        find_problem: says why the gold model cannot read answers to a prompt, for those that read prompts. None: it
+            reads all.
 
     Attributes:
         warnings: what was warned of, each once.
@@ -133,8 +135,10 @@ class TuningWatch:
         window: int = 128,
         gather: Gather = lambda own: own,
         gold_model_id: str | None = None,
+        find_problem: ProblemFinder | None = None,
     ):
         self.gold, self.window, self.gather, self.gold_model_id = gold, window, gather, gold_model_id
+        self.find_problem = find_problem
         self.warnings: list[str] = []
         self._steps: list[WatchedStep] = []
         self._best: tuple[int, int] | None = None  # the window with the most gold among those that have been compared
@@ -250,7 +254,8 @@ class TuningWatch:
         start = self._find_window_before(len(self._steps))
         if start is None:
             return
-        first = self._steps[: next(i for i in range(1, len(self._steps) + 1) if self._find_window_before(i) == 0)]
+        ends = range(1, len(self._steps) + 1)
+        first = self._steps[: next(i for i in ends if self._find_window_before(i) is not None)]
         now = self._steps[start:]
         for name, ((least, most), text) in WARNED_OF.items():
             was, is_now = _mean(first, name), _mean(now, name)

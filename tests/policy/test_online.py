@@ -6,11 +6,13 @@ import json
 import logging
 import os
 import shutil
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from checkout import ROOT
@@ -19,14 +21,18 @@ from forked_processes import run_on_two_processes
 from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_tokenizer
+from rlhf_hitl.policy.dpo import DPOSettings
+from rlhf_hitl.policy.dpo_pair import DPOPair
+from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
 from rlhf_hitl.policy.online import train_online
-from rlhf_hitl.policy.online_rewards import AnswersSeen, RewardCallable
+from rlhf_hitl.policy.online_rewards import RewardCallable, RewardKeeper
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
 from rlhf_hitl.policy.token_sampling import PromptReader
 from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.tuning_watch import TuningWatch, WatchArguments
-from rlhf_hitl.types import Message, Prompt, Split
+from rlhf_hitl.types import Completion, Message, Prompt, Split
 
 METHODS = {"rloo": RLOOSettings, "grpo": GRPOSettings}
 
@@ -82,8 +88,8 @@ def test_answers_are_scored_as_they_are_and_the_penalty_follows_the_spread(tiny_
     ids = [said[0] + [*eos], said[1], [*eos]]
     given = reward(["x"] * 3, ["", "", ""], ids, [prompt.id] * 3, logged.__setitem__)
     assert seen == ["sea", "sea sea", ""]
-    std = np.std([3, 7, 0])
-    assert given == pytest.approx([3, 7 - 2 * std, 0])
+    mean, std = np.mean([3, 7, 0]), np.std([3, 7, 0])
+    assert given == pytest.approx([(3 - mean) / std, (7 - mean) / std - 2, -mean / std])
     assert logged == {
         "reward_before_penalty": pytest.approx(10 / 3), "ended": pytest.approx(2 / 3), "empty": pytest.approx(1 / 3),
         "repeated": 0, "distinct": 1, "unreadable": 0, "tokens": pytest.approx(np.mean([len(i) for i in ids])),
@@ -119,22 +125,74 @@ def test_a_length_bug_is_stopped_by_the_gold_model_and_the_policy_is_that_of_its
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_kl_that_explodes_stops_the_run(method, policy, tmp_path):
+def test_a_kl_that_explodes_stops_the_run_and_the_policy_of_the_step_before_is_kept(
+    method, policy, tmp_path, monkeypatch
+):
+    sampled_by = []  # the weights that sample the answers of each step
+
+    def copy_weights(self, args, state, control, model, **kwargs):
+        sampled_by.append({k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()})
+
+    monkeypatch.setattr(RewardKeeper, "on_step_begin", copy_weights)
     of_run = settings(method, policy, tmp_path / "tuned", max_steps=20, learning_rate=5e-2, beta=1e-3, max_kl=0.5)
+    of_run.merge = False
     result = train_online(of_run, prompts(32), ascii_share)
     assert "nats an answer, more than max_kl 0.5" in result["stopped"]
-    assert result["steps"] < 20
+    assert result["steps"] == len(sampled_by) < 20
     assert result["stopped"] in (tmp_path / "tuned" / "README.md").read_text()
+    saved = load_file(tmp_path / "tuned" / "adapter_model.safetensors")
+    for name, weight in sampled_by[-2].items():
+        torch.testing.assert_close(saved[name], weight, atol=0, rtol=0)
+    assert any(not torch.equal(saved[name], weight) for name, weight in sampled_by[-1].items())
+
+
+def test_a_reward_in_another_unit_gives_the_same_training(policy, tmp_path):
+    of_run, losses, rewards = {"max_steps": 4, "per_device_train_batch_size": 16, "beta": 0.1}, [], []
+    for unit in (1, 100):
+        out = tmp_path / str(unit)
+        result = train_online(
+            settings("rloo", policy, out, **of_run), prompts(8), lambda chats, unit=unit: unit * ascii_share(chats)
+        )
+        losses.append([row["loss"] for row in result["history"]])
+        rewards.append([row["reward_before_penalty"] for row in result["history"]])
+    assert rewards[1] == pytest.approx(100 * np.array(rewards[0]), rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "100"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-3, rtol=1e-3)
+
+
+def limit_positions(policy, folder, positions):
+    """Return a copy of a policy with so many positions."""
+    shutil.copytree(policy, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+    return str(folder)
+
+
+def test_prompts_are_left_out_that_leave_no_positions_for_an_answer(policy, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    reader = PromptReader(load_tokenizer(policy))  # type: ignore[arg-type]
+    short, long = (Prompt.create((Message("user", text),), split=Split.TRAIN) for text in ("sea", "sea " * 9))
+    few = limit_positions(policy, tmp_path / "few", len(reader.tokenize(short)) + 6)
+    how: dict[str, Any] = {"policy": few, "max_prompt_tokens": 99, "max_new_tokens": 6, "skip_bad": False}
+    read = read_training_prompts([short, long], reader, None, **how)
+    assert (read.prompts, read.too_long) == ([short], 1)
+    assert "less 6 for an answer" in caplog.text
+    read = read_training_prompts([short, long], reader, None, **how | {"policy": str(policy)})
+    assert read.too_long == 0
 
 
 def test_bad_input_is_refused_before_anything_is_trained(policy, tmp_path):
     out, train = tmp_path / "out", prompts(8)
+    few_positions = limit_positions(policy, tmp_path / "few", 8)
     for bad, named, more in (
         (prompts(8, Split.HELDOUT), "train split", {}),
         (prompts(8, Split.CALIBRATION), "train split", {}),
         ([], "import prompts", {}),
         (train[:1], "import more prompts", {}),
         (train, "max_prompt_tokens", {"max_prompt_tokens": 2}),
+        (train, "8 positions, less 6 for an answer", {"model_name_or_path": few_positions}),
         (train, "use_vllm", {"use_vllm": True}),
         (train, "log_completions", {"log_completions": True}),
         (train, "lora_r", {"lora_r": 0}),
@@ -150,9 +208,9 @@ def test_bad_input_is_refused_before_anything_is_trained(policy, tmp_path):
 
 def test_a_reward_that_never_differs_is_named(policy, tmp_path, caplog):
     caplog.set_level(logging.WARNING)
-    few = settings("rloo", policy, tmp_path / "out", max_steps=5)
+    few = settings("rloo", policy, tmp_path / "out", max_steps=1)
     result = train_online(few, prompts(8), lambda chats: np.full(len(chats), 0.5))
-    assert "all 32 answers so far have the reward 0.5" in caplog.text
+    assert "all 8 rewards of the first step are 0.5" in caplog.text
     assert result["reward_std"] == 0
 
 
@@ -173,13 +231,50 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(method, policy, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train_online(settings(method, policy, out, **of_run), train, stops)
     assert not out.exists()
+    newest = get_checkpoint_folder(out) / "checkpoint-2"
+    if method == "rloo":  # as a kill leaves it while a checkpoint is written: with some of its files
+        shutil.copytree(newest, newest.with_name("checkpoint-3"), ignore=shutil.ignore_patterns("*.json"))
+    else:
+        of_run["resume_from_checkpoint"] = str(shutil.copytree(newest, tmp_path / "elsewhere" / "kept"))
+    with pytest.raises(BadInput, match=r"reward_model m_2.* reward_model None, as in"):
+        train_online(settings(method, policy, out, **of_run), train, ascii_share, card={"reward_model_id": "m_2"})
     resumed = train_online(settings(method, policy, out, **of_run), train, ascii_share)
     assert resumed["answers"] == whole["answers"]
+    assert len(resumed["history"]) == 3
     assert resumed["history"][-1]["reward"] == pytest.approx(whole["history"][-1]["reward"], abs=1e-5)
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
     assert not get_checkpoint_folder(out).exists()
+
+
+def test_only_a_whole_checkpoint_is_gone_on_from(policy, tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(BadInput, match="that was written whole"):
+        train_online(
+            settings("rloo", policy, tmp_path / "out", resume_from_checkpoint=str(tmp_path / "checkpoint-1")),
+            prompts(8),
+            ascii_share,
+        )
+
+
+def test_what_tensorboard_shows_stays_in_the_folder_of_the_policy(policy, tmp_path):
+    train_online(
+        settings("rloo", policy, tmp_path / "rloo", max_steps=1, report_to=["tensorboard"]), prompts(8), ascii_share
+    )
+    assert list((tmp_path / "rloo" / "logs").glob("*tfevents*"))
+    pairs = []
+    for prompt in prompts(4):
+        good, bad = (Completion.create(prompt.id, (Message("assistant", text),), "p") for text in ("sea", "sun"))
+        pairs.append(DPOPair(prompt, good, bad, "human"))
+    of_dpo = DPOSettings(
+        model_name_or_path=str(policy), output_dir=str(tmp_path / "dpo"), use_cpu=True, bf16=False,
+        report_to=["tensorboard"],
+    )  # fmt: skip
+    train_dpo_in_rounds(of_dpo, lambda number, policy: (pairs, Counter()), rounds=2)
+    assert list((tmp_path / "dpo" / "logs").glob("*tfevents*"))
+    assert list((tmp_path / "dpo" / "logs" / "round-1").glob("*tfevents*"))
+    assert {p.name for p in tmp_path.iterdir()} == {"rloo", "dpo"}
 
 
 PROGRAM = """
@@ -243,15 +338,6 @@ def test_two_processes_train_one_policy(policy, tmp_path):
     assert any(rank0[k].abs().max() > 1e-4 for k in rank0 if "lora_B" in k)
     card = json.loads((tmp_path / "rloo" / TRAINING_CARD).read_text())
     assert (card["processes"], card["answers"], len(card["history"])) == (2, 8, 2)
-
-
-def test_what_processes_have_seen_is_what_one_would_have():
-    rng = np.random.default_rng(0)
-    rewards, merged = rng.normal(5, 2, 50), AnswersSeen()
-    for part in np.split(rewards, [7, 20]):
-        merged.add(AnswersSeen(len(part), 1, 0, 0, float(part.mean()), float(((part - part.mean()) ** 2).sum())))
-    assert (merged.answers, merged.empty) == (50, 3)
-    assert (merged.mean, merged.std) == (pytest.approx(rewards.mean()), pytest.approx(rewards.std()))
 
 
 # The settings and files of settings for many GPUs.

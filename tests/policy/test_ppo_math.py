@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from rlhf_hitl.policy.ppo import math as ppo_math
-from rlhf_hitl.policy.ppo.reward_scale import RewardScale
 from rlhf_hitl.policy.ppo.token_logprobs import compute_token_logprobs
+from rlhf_hitl.policy.reward_scale import RewardScale
 
 
 def tensor(*rows):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from nasty_templates import make_model
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.policy.rewards import make_answer
+from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.tuning_watch import TuningWatch, WatchArguments, measure_repetition
 from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.readability import Obstacle, Unreadable
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.stats.over_optimisation import compare_means, measure_direction
 from rlhf_hitl.types import Message, Prompt
@@ -128,6 +134,13 @@ def test_repeats_are_shares_of_runs_of_words():
     assert measure_repetition("我不知道我不知道我不知道我不知道我不知道") > 0.5
 
 
+def test_the_number_of_answers_a_step_may_change():
+    watch = TuningWatch(None, window=128)
+    for n in (32, 32, 32, 128, 128):  # no run of steps that begins with the first is the last to hold 128 answers
+        watch.observe((PROMPTS * 2)[:n], [str(i) for i in range(n)], np.zeros(n), {"tokens": 3.0})
+    assert watch.warnings == []
+
+
 def test_gold_that_is_no_number_is_refused():
     with pytest.raises(BadInput, match="no number"):
         TuningWatch(lambda chats: np.full(len(chats), np.nan)).observe(PROMPTS[:1], ["a"], [1.0], {})
@@ -141,7 +154,23 @@ def test_what_the_gold_model_cannot_read_counts_as_an_answer_without_text(
     watch = WatchArguments(gold_reward_model=str(tmp_path / "reward" / gold.id)).open_watch(judged_store, trained_model)
     assert watch.gold is not None
     good, unreadable, empty = (make_answer(PROMPTS[0], text) for text in ("thanks", "thanks!", ""))
-    assert gold.find_problem([unreadable]) is not None
+    assert watch.find_problem is not None
+    assert watch.find_problem([unreadable]) is not None
     scored = watch.gold([good, unreadable, empty])
     assert scored[1] == scored[2] != scored[0]
     assert scored[0] == pytest.approx(gold.rewards([good])[0])
+
+
+def test_prompts_that_the_gold_model_cannot_read_are_refused_before_anything_is_sampled(tiny_model):
+    no_template = Unreadable(Obstacle.TEMPLATE, PROMPTS[0].id, "no template for it", expected="one", fix="add it")
+
+    def find_problem(chats):
+        return no_template if chats[0].prompt == PROMPTS[0].messages else None
+
+    watch = TuningWatch(lambda chats: np.zeros(len(chats)), find_problem=find_problem)
+    reader = PromptReader(load_tokenizer(tiny_model))  # type: ignore[arg-type]
+    how: dict[str, Any] = {"policy": str(tiny_model), "max_prompt_tokens": 99, "max_new_tokens": 6, "watch": watch}
+    read = read_training_prompts(PROMPTS[:3], reader, lambda chats: None, skip_bad=True, **how)
+    assert {p.id for p in read.prompts} == {p.id for p in PROMPTS[1:3]}
+    with pytest.raises(BadInput, match="no template for it"):
+        read_training_prompts(PROMPTS[:3], reader, None, skip_bad=False, **how)

@@ -19,7 +19,7 @@ from rlhf_hitl.policy.best_weights import BestWeights, copy_trainable, set_train
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
-from rlhf_hitl.policy.ppo.reward_scale import RewardScale
+from rlhf_hitl.policy.reward_scale import RewardScale
 from rlhf_hitl.policy.training import refuse_other_inputs
 from rlhf_hitl.types import Prompt
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.before_after import sample_before_and_after
 from rlhf_hitl.policy.best_weights import BestWeights
-from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
+from rlhf_hitl.policy.policy_folder import LOGS, get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo import math as ppo_math
 from rlhf_hitl.policy.ppo.brakes import RunStopped, find_reason_to_stop
 from rlhf_hitl.policy.ppo.checkpoints import PPOCheckpoints, PPOProgress
@@ -135,14 +135,21 @@ class PPOTrainer:
         self.accelerator = Accelerator(
             mixed_precision="no",
             log_with=trackers or None,
-            project_dir=str(get_checkpoint_folder(self.out)) if trackers else None,
+            project_dir=str(get_checkpoint_folder(self.out) / LOGS) if trackers else None,
         )
         self._check_processes()
         set_seed(config.seed)
         self.tokenizer = load_tokenizer(config.model_name_or_path)
         reader = PromptReader(self.tokenizer)
         self.read = read_training_prompts(
-            prompts, reader, find_problem, max_prompt_tokens=config.max_prompt_tokens, skip_bad=config.skip_bad
+            prompts,
+            reader,
+            find_problem,
+            policy=config.model_name_or_path,
+            max_prompt_tokens=config.max_prompt_tokens,
+            max_new_tokens=config.max_new_tokens,
+            skip_bad=config.skip_bad,
+            watch=self.watch,
         )
         self.sampler = RolloutSampler(config, reader, self.read, reward, self.accelerator, find_problem)
         dtype = resolve_dtype(config.precision)

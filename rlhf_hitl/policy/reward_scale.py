@@ -1,4 +1,4 @@
-"""The scale of rewards: PPO sees them in standard deviations, whatever the reward model's units are."""
+"""The scale of rewards: PPO, RLOO and GRPO see them in standard deviations, whatever the reward model's units are."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ class RewardScale:
     start: float = 0.0
 
     @property
+    def deviation(self) -> float:
+        """The standard deviation, in the unit of the rewards."""
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+    @property
     def spread(self) -> float:
         """The standard deviation; 1 where all rewards were equal."""
-        deviation = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return deviation if deviation > 1e-6 * max(1.0, abs(self.mean)) else 1.0
+        return self.deviation if self.deviation > 1e-6 * max(1.0, abs(self.mean)) else 1.0
 
     def add(self, rewards: Tensor, reduce: SumOverProcesses) -> None:
         """Take in this process's rewards (n,) of a step (Chan et al. 1979, eq. 2.1)."""

@@ -153,14 +153,15 @@ def start_promotion(
     pool = list_prompts(store, split=Split.HELDOUT) if prompts is None else list(prompts)
     refuse_learnt_prompts(pool, new, old, reward_model)
     fresh = [p for p in sorted(pool, key=lambda p: p.id) if p.id not in asked_before]
-    if not fresh:
+    in_files = [p for p in fresh if all(source.may_answer(p) for source in (new, old))]
+    if not in_files:
         why = f"; {say_count(len(asked_before), 'prompt')} judged before" if asked_before else ""
+        why += f"; {say_count(len(fresh), 'prompt')} that a file has no answer to" if fresh else ""
         raise NoPrompts(
             f"store {store.safe_url} with 0 held-out prompts for these policies{why}",
             expected="held-out prompts that raters have not judged for these two policies",
             fix="import more prompts: about one in five is held out",
         )
-    in_files = [p for p in fresh if all(source.may_answer(p) for source in (new, old))]
     random.Random(settings.seed).shuffle(in_files)
     asked = in_files[: settings.prompts]
     runs = [

@@ -17,10 +17,11 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.labels.policy_report import PolicyReport, describe_lineage, list_roots, make_policy_report
-from rlhf_hitl.labels.policy_votes import UNNAMED, PolicyVotes, read_policy_votes
+from rlhf_hitl.labels.policy_votes import PolicyVotes, read_policy_votes
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.store.label_votes import read_vote_weights
+from rlhf_hitl.store.policies import UNNAMED, PolicyMethod
 from rlhf_hitl.store.policy_changes import (
     PolicyChange,
     count_hidden_prompts,
@@ -38,6 +39,8 @@ from rlhf_hitl.visible import make_all_visible
 #: What the page draws of each; it says how many are left out, and the command has all.
 POLICIES_SHOWN, MATRIX_SHOWN, CHOICES_SHOWN, LINEAGE_SHOWN = 100, 14, 200, 300
 CHANGES_ON_PAGE = 5
+#: Of policies that were not made here it is shown where their completions came from.
+ORIGINS = (PolicyMethod.IMPORT, PolicyMethod.ENDPOINT)
 #: Rankings and readings of votes that a server process keeps until somebody judges.
 KEPT_REPORTS, KEPT_READINGS = 32, 4
 
@@ -174,6 +177,7 @@ def _describe_lineage(store: Store) -> dict[str, Any]:
             "round": line["round"],
             "model": line["reward_model"] and keep_day_whole(make_all_visible(line["reward_model"])),
             "place": line["place"],
+            "origin": make_all_visible(line["path"]) if line["method"] in ORIGINS else None,
             "replaced": line["replaced"],
             "outcome": line["outcome"],
             "gate": line["gate"] and make_all_visible(line["gate"]),

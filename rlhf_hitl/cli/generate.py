@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.endpoint_options import (
+    ApiKeyEnv,
+    ApiKeyFile,
+    Budget,
+    Concurrency,
+    PriceIn,
+    PriceOut,
+    Timeout,
+    find_endpoints,
+    say_calls,
+)
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
-from rlhf_hitl.endpoints.address import check_endpoint
 from rlhf_hitl.errors import LAUNCHED, BadInput
-from rlhf_hitl.extras import require_extra
 from rlhf_hitl.files import check_may_write
-from rlhf_hitl.policy.endpoint_settings import EndpointSettings
-from rlhf_hitl.policy.sampling import GenerationBackend
+from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend
 from rlhf_hitl.policy.stop_strings import check_stop_strings
 from rlhf_hitl.routing.acquisition_names import RULES, Rule
 from rlhf_hitl.terminal import print_note
@@ -62,20 +69,13 @@ def generate_command(
     model: Annotated[
         list[str] | None, typer.Option(help="The model, as the endpoint calls it; repeat it for several.")
     ] = None,
-    api_key_env: Annotated[
-        str, typer.Option(metavar="VARIABLE", help="Read the endpoint's key from this environment variable.")
-    ] = "",
-    api_key_file: Annotated[str, typer.Option(metavar="FILE", help="Read the endpoint's key from this file.")] = "",
-    price_in: Annotated[float, typer.Option(min=0, help="The price of a million tokens of prompts.")] = 0.0,
-    price_out: Annotated[float, typer.Option(min=0, help="The price of a million tokens of answers.")] = 0.0,
-    budget: Annotated[
-        float | None,
-        typer.Option(min=0, help="Stop before the requests to a model cost more than this, in the prices' currency."),
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Give a request up after this many seconds.")
-    ] = 120.0,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send this many requests at a time.")] = 4,
+    api_key_env: ApiKeyEnv = "",
+    api_key_file: ApiKeyFile = "",
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    budget: Budget = None,
+    timeout: Timeout = 120.0,
+    concurrency: Concurrency = 4,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +118,7 @@ def generate_command(
     overlap: Annotated[int, typer.Option(min=1, help="Ask for this many judgments of each comparison.")] = 1,
     batch_tokens: Annotated[
         int, typer.Option(min=1, help="Compute this many tokens, of prompts and answers, side by side.")
-    ] = 16_384,
+    ] = BATCH_TOKENS,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Sample at most this many completions side by side.")
     ] = None,
@@ -143,12 +143,13 @@ def generate_command(
     """Sample completions from policies and make comparisons of them. Raters never learn which policy wrote what."""
     from rlhf_hitl.policy.completion_files import holds_completions, open_completion_file, read_prompts
     from rlhf_hitl.policy.generation_run import GenerationRun
+    from rlhf_hitl.policy.lineage import record_sources
     from rlhf_hitl.policy.sampled_comparisons import require_enough_completions
-    from rlhf_hitl.policy.sources import is_completion_file
+    from rlhf_hitl.policy.sources import find_endpoint, find_policy, is_completion_file
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import list_prompts
 
-    endpoints = _find_endpoints(
+    endpoints = find_endpoints(
         endpoint, model, api_key_env, api_key_file, price_in, price_out, budget, timeout, concurrency
     )
     policies = policy or ([] if endpoints else [DEFAULT_MODEL])
@@ -180,7 +181,9 @@ def generate_command(
                 else "import prompts first (`rlhf-hitl import`)",
             )
         reward = None if rule is None or opened is None else load_requested_model(opened, reward_model)
-        sources = _find_sources(policies, endpoints, backend, batch_tokens, batch_size)
+        how = {"backend": backend, "batch_tokens": batch_tokens, "batch_size": batch_size}
+        sources: list[PolicySource] = [find_policy(name, **how) for name in policies]
+        sources += map(find_endpoint, endpoints)
         folder = _find_journals(out, opened)
         run = GenerationRun(sources, chosen, samplings, folder, keep_all=keep_all, skip_bad=skip_bad)
         if out and out.exists() and run.goes_on:
@@ -211,6 +214,7 @@ def generate_command(
             text: Any = f"Wrote {written} to {out}"
         else:
             assert opened is not None
+            record_sources(opened, sources)
             data |= _fill_store(opened, run, chosen, k, overlap, rule, reward, pairs, seed)
             text = make_table("Generated", data)
         run.finish()
@@ -266,7 +270,7 @@ def _fill_store(
 
 def _report(run: GenerationRun) -> tuple[list[str], dict[str, Any]]:
     """Return what was filtered, left out and paid for, as lines for people and as JSON."""
-    unit, lines = f" {load_settings().currency}", []
+    lines = []
     found: dict[str, Any] = {"policies": {name: counts.as_dict() for name, counts in run.counts.items()}}
     for name, counts in run.counts.items():
         for line in counts.lines(name):
@@ -279,55 +283,18 @@ def _report(run: GenerationRun) -> tuple[list[str], dict[str, Any]]:
         found["left_out"] = shown if several else next(iter(shown.values()))
     for name, totals in run.calls.items():
         found["policies"][name] |= {"calls": totals}
-        tokens = f"{totals['prompt_tokens']:,} + {totals['completion_tokens']:,} tokens"
-        lines.append(f"{name}: {say_count(totals['requests'], 'request')}, {tokens}, cost {totals['cost']:.4g}{unit}")
+        lines.append(say_calls(name, totals))
     return lines, found
-
-
-def _find_endpoints(
-    endpoint: str, models: list[str] | None, api_key_env: str, api_key_file: str, price_in: float, price_out: float,
-    budget: float | None, timeout: float, concurrency: int,
-) -> list[EndpointSettings]:  # fmt: skip
-    """Return how each model behind the endpoint is asked."""
-    if not endpoint:
-        if models or api_key_env or api_key_file or budget is not None:
-            raise BadInput("--model, --api-key-… or --budget", expected="--endpoint too", fix="add --endpoint")
-        return []
-    if not models or not all(name.strip() for name in models):
-        raise BadInput("--endpoint without --model", expected="the name of a model", fix="add --model NAME")
-    if budget is not None and price_in == price_out == 0:
-        raise BadInput("--budget", expected="the prices of tokens too", fix="add --price-in and --price-out")
-    require_extra("judge", "--endpoint")
-    address = check_endpoint(endpoint, api_key_env, api_key_file)
-    return [
-        EndpointSettings(address, name, api_key_env, api_key_file, price_in, price_out, budget, timeout, concurrency)
-        for name in models
-    ]
-
-
-def _find_sources(
-    policies: Sequence[str], endpoints: Sequence[EndpointSettings], backend: GenerationBackend, batch_tokens: int,
-    batch_size: int | None,
-) -> list[PolicySource]:  # fmt: skip
-    from rlhf_hitl.policy.completion_files import CompletionFile
-    from rlhf_hitl.policy.sources import find_endpoint, find_model, is_completion_file
-
-    sources: list[PolicySource] = []
-    for policy in policies:
-        if is_completion_file(policy):
-            sources.append(CompletionFile(Path(policy).expanduser()))
-        else:
-            sources.append(find_model(policy, backend=backend, batch_tokens=batch_tokens, batch_size=batch_size))
-    return sources + [find_endpoint(settings) for settings in endpoints]
 
 
 def _find_journals(out: Path | None, opened: Store | None) -> Path:
     """Return where answers are kept until all are there: beside the file, or in the workspace for a store."""
+    from rlhf_hitl.policy.draws import name_journal_folder
+
     if out is not None:
         return out.parent / f".{out.name}.parts"
     assert opened is not None
-    name = hashlib.sha256(opened.safe_url.encode()).hexdigest()[:12]
-    return load_settings().workspace / "sampling" / name
+    return name_journal_folder(load_settings().workspace, opened.safe_url)
 
 
 def _check_processes(processes: int, backend: GenerationBackend, has_endpoint: bool) -> None:

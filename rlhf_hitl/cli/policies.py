@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from rlhf_hitl.labels.policy_report import PolicyFigures, PolicyReport
 
 MATRIX_SHOWN = 8  # policies, in a terminal
-PLACES = {"here": "", "gone": "folder not there: deleted or moved", "elsewhere": ""}
 
 
 @command("policies")
@@ -125,7 +125,10 @@ def say_win_rate(figures: PolicyFigures) -> str:
 
 
 def make_matrix(report: PolicyReport) -> Any:
-    """Return who beats whom as a table: the share of the votes that prefer the row's, a tie as half, and how many."""
+    """Return who beats whom as a table: the share of the votes that prefer the row's, a tie as half, and how many.
+
+    Columns are called by letters, which stand before the names of the rows: numbers would be taken for ranks.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -135,8 +138,9 @@ def make_matrix(report: PolicyReport) -> Any:
         n = report.wins[row][column] + report.wins[column][row] + report.ties[row][column]
         return f"{(report.wins[row][column] + report.ties[row][column] / 2) / n:.0%} ({n:.4g})" if n else ""
 
-    rows = [(f"{n + 1} {name}", *(say(n, m) for m in range(len(names)))) for n, name in enumerate(names)]
-    columns = ("preferred to", *(str(n + 1) for n in range(len(names))))
+    letters = ascii_uppercase[: len(names)]
+    rows = [(f"{letters[n]}: {name}", *(say(n, m) for m in range(len(names)))) for n, name in enumerate(names)]
+    columns = ("preferred to", *letters)
     table = make_table("Who beats whom (a tie is half) and votes", rows, columns)
     left_out = len(report.policies) - len(names)
     return Group(table, Text(f"Not shown: {left_out} more; --json has all.")) if left_out else table
@@ -150,15 +154,22 @@ def make_style_table(report: PolicyReport) -> Any:
 def make_lineage_table(lines: Sequence[dict[str, Any]]) -> Any:
     """Return the lineage as a table: what was made of what stands below it, further in."""
     if not lines:
-        return "No policy is recorded yet: each training and the loop record those that they tune."
+        return "No policy is recorded yet: imports, `rlhf-hitl generate`, trainings and the loop record theirs."
     rows = [
         (
             "  " * line["depth"] + ("└ " if line["depth"] else "") + line["policy"],
             line["method"] or "not recorded",
             "" if line["round"] is None else line["round"],
             line["reward_model"] or "",
-            "; ".join(filter(None, [PLACES.get(line["place"] or "", ""), line["gate"] or ""])),
+            "; ".join(filter(None, [_say_place(line), line["gate"] or ""])),
         )
         for line in lines
     ]
     return make_table("Lineage", rows, ("policy", "method", "round", "reward model", ""))
+
+
+def _say_place(line: dict[str, Any]) -> str:
+    """Return where the completions of a policy came from that was not made here, or that a folder is not there."""
+    if line["method"] in ("import", "endpoint"):
+        return f"from {line['path']}"
+    return "folder not there: deleted or moved" if line["place"] == "gone" else ""

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.endpoint_options import (
+    ApiKeyEnv,
+    ApiKeyFile,
+    Budget,
+    Concurrency,
+    PriceIn,
+    PriceOut,
+    Timeout,
+    find_endpoints,
+    say_calls,
+)
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.extras import require_extra
 from rlhf_hitl.terminal import print_note
@@ -24,11 +36,31 @@ LOOK_INTERVAL = 2.0
 
 @command(
     "promote",
-    if_interrupted="the promotion stays open, and raters go on. The same command goes on with it",
+    if_interrupted="what was sampled is kept, and a promotion that is open stays so. The same command goes on with it",
 )
 def promote_command(
-    policy: Annotated[str | None, typer.Option(help="Try this new policy: a model folder, a hub id or a name.")] = None,
-    against: Annotated[str | None, typer.Option(help="Compare it with this policy, which is in use.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="Try this new policy: a model folder, a hub id, a name, or a .jsonl file of its answers that "
+            "`generate --out` wrote."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Compare it with this policy, which is in use; the same kinds.")
+    ] = None,
+    endpoint: Annotated[
+        str,
+        typer.Option(help="Compare it with a model behind this OpenAI-compatible endpoint instead of --against."),
+    ] = "",
+    model: Annotated[str | None, typer.Option(help="The model, as the endpoint calls it.")] = None,
+    api_key_env: ApiKeyEnv = "",
+    api_key_file: ApiKeyFile = "",
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
+    budget: Budget = None,
+    timeout: Timeout = 120.0,
+    concurrency: Concurrency = 4,
     reward_model: RewardModelName = None,
     no_reward_model: Annotated[
         bool, typer.Option("--no-reward-model", help="Decide on the votes alone, without a reward model's help.")
@@ -85,10 +117,18 @@ def promote_command(
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Have raters compare a new policy with an old one, blind, until that is decided. Exits with 1 if not promoted."""
+    """Have raters compare a new policy with an old one, blind, until that is decided.
+
+    Waits for the decision, and exits with 0 if the new policy is promoted and with 1 if it is rejected or nothing is
+    shown. With --no-wait, --list and --end the exit code is 0; --json says how the promotion stands.
+    """
     from rlhf_hitl.store import Store
 
-    _check_flags(policy, against, list_=list_, end=end, no_wait=no_wait, simulate=simulate)
+    endpoints = find_endpoints(
+        endpoint, None if model is None else [model], api_key_env, api_key_file, price_in, price_out, budget, timeout,
+        concurrency,
+    )  # fmt: skip
+    _check_flags(policy, against, endpoint, list_=list_, end=end, no_wait=no_wait, simulate=simulate)
     opened = Store.open(store)
     if list_:
         return _list_promotions(opened)
@@ -96,13 +136,13 @@ def promote_command(
         from rlhf_hitl.policy.promotion_votes import end_promotion
 
         return _report(end_promotion(opened, end, "ended by somebody with a shell"))
-    if policy is None or against is None:
+    if policy is None or (against is None and not endpoints):
         missing = "--policy" if policy is None else "--against"
         raise BadInput(f"{missing}, which is not given", expected="a policy", fix="give both, --list or --end")
     require_extra("train", "`rlhf-hitl promote`")
-    from rlhf_hitl.models import get_display_name, locate_model_folder
     from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
     from rlhf_hitl.policy.promotion_votes import look_at_promotion, say_progress, wait_for_decision
+    from rlhf_hitl.policy.sources import find_endpoint, find_policy
     from rlhf_hitl.store.promotions import find_promotion
     from rlhf_hitl.store.reward_models import list_reward_models
 
@@ -110,18 +150,17 @@ def promote_command(
         judgments, prompts, least_gain, alpha, beta, overlap, not beside, project,
         temperature, top_p, max_new_tokens, seed,
     )  # fmt: skip
-    for name in (policy, against):
-        locate_model_folder(name)
-    names = get_display_name(policy), get_display_name(against)
-    if reward_model is None and (going_on := find_promotion(opened, *names, open_only=True)) is not None:
+    new, old = find_policy(policy), find_policy(against) if against is not None else find_endpoint(endpoints[0])
+    if reward_model is None and (going_on := find_promotion(opened, new.name, old.name, open_only=True)) is not None:
         reward_model = going_on.reward_model_id  # a newer one has come since, perhaps
         no_reward_model = no_reward_model or reward_model is None
-    model = None
+    predictor = None
     if not no_reward_model and (reward_model is not None or list_reward_models(opened)):
-        model = load_requested_model(opened, reward_model)
+        predictor = load_requested_model(opened, reward_model)
     promotion = start_promotion(
-        opened, policy, against, settings, reward_model=model, simulated=simulate, skip_bad=skip_bad
-    )
+        opened, new, old, settings, workspace=load_settings().workspace, reward_model=predictor, simulated=simulate,
+        skip_bad=skip_bad, on_calls=lambda name, totals: print_note(say_calls(name, totals)),
+    )  # fmt: skip
     promotion = look_at_promotion(opened, promotion.id)
     printed = ""
 
@@ -137,20 +176,41 @@ def promote_command(
         time.sleep(LOOK_INTERVAL)
         return True
 
-    if promotion.is_open and not no_wait:
-        promotion = wait_for_decision(opened, promotion.id, wait)
-    return _report(promotion)
+    if no_wait:
+        return _report(promotion)
+    promotion = wait_for_decision(opened, promotion.id, wait)
+    return _report(promotion, exit_code=0 if promotion.is_promoted else 1)
 
 
 def _check_flags(
-    policy: str | None, against: str | None, *, list_: bool, end: int | None, no_wait: bool, simulate: bool
+    policy: str | None,
+    against: str | None,
+    endpoint: str,
+    *,
+    list_: bool,
+    end: int | None,
+    no_wait: bool,
+    simulate: bool,
 ) -> None:
     """Raise BadInput for flags of which one would be ignored beside the other."""
     only = ["--list"] * list_ + [f"--end {end}"] * (end is not None)
     others = ["--policy"] * (policy is not None) + ["--against"] * (against is not None)
-    others += ["--simulate"] * simulate + ["--no-wait"] * no_wait
+    others += ["--endpoint"] * bool(endpoint) + ["--simulate"] * simulate + ["--no-wait"] * no_wait
     if only and (beside := [*only[1:], *others]):
         raise BadInput(f"{only[0]} with {', '.join(beside)}", expected=f"{only[0]} alone", fix="leave the others out")
+    if endpoint and policy is None and not only:
+        raise BadInput(
+            "--endpoint without --policy",
+            expected="a policy that stays as raters have judged it; behind an endpoint it may be another tomorrow",
+            fix="give the endpoint the place of --against; or write its answers to a file (`generate --endpoint … "
+            "--keep-all --out FILE`) and give that as --policy",
+        )
+    if endpoint and against is not None:
+        raise BadInput(
+            f"--against {against} with --endpoint",
+            expected="one of them: the endpoint is the policy in use",
+            fix="leave one out",
+        )
     if simulate and no_wait:
         raise BadInput(
             "--simulate with --no-wait",
@@ -159,8 +219,8 @@ def _check_flags(
         )
 
 
-def _report(promotion: Promotion) -> Result:
-    return Result(describe_promotion(promotion), _draw(promotion), exit_code=0 if promotion.is_promoted else 1)
+def _report(promotion: Promotion, exit_code: int = 0) -> Result:
+    return Result(describe_promotion(promotion), _draw(promotion), exit_code)
 
 
 def describe_promotion(promotion: Promotion) -> dict[str, Any]:

@@ -186,7 +186,8 @@ def list_roots(store: Store) -> list[str]:
     entries = read_lineage(store)
     roots = [(n, e.name) for n, e in enumerate(entries) if e.depth == 0]
     ends = [n for n, _ in roots[1:]] + [len(entries)]
-    return [name for _, (begin, name) in sorted(zip(ends, roots), key=lambda pair: pair[1][0] - pair[0])]
+    lines = sorted((begin - end, begin, name) for end, (begin, name) in zip(ends, roots))
+    return [name for length, _, name in lines if length < -1]
 
 
 def describe_lineage(store: Store) -> list[dict[str, Any]]:

@@ -22,12 +22,11 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import load_completions, read_policies
 from rlhf_hitl.store.counted_votes import read_counted_votes
 from rlhf_hitl.store.label_votes import read_vote_weights
+from rlhf_hitl.store.policies import UNNAMED
 from rlhf_hitl.types import Verdict
 from rlhf_hitl.types.votes import read_pair_votes
 
 POPULATIONS = (PEOPLE, JUDGES, SIMULATED)
-#: What importers write where a file does not say which policy an answer is of.
-UNNAMED = "unknown"
 #: The columns of style: how much more of it the first answer has, as a share of what both have.
 STYLE = ("length", "headings", "lists", "bold")
 COMPLETIONS_AT_ONCE = 5000

@@ -55,13 +55,16 @@ class RoundSteps:
 
     def sample(self) -> dict[str, Any]:
         """Let the policy answer prompts of every split, and make comparisons of its answers."""
+        from rlhf_hitl.policy.lineage import record_sources
         from rlhf_hitl.policy.sampled_comparisons import make_comparisons
+        from rlhf_hitl.policy.sources import find_policy
 
         prompts = self._choose_prompts()
         policy, begins = self._find_starting_policy(), read_store_revision(self.store)
         source = f"round {self.round}"
         if (comparisons := list(find_comparisons(self.store, source=source))) == []:
             completions = self._sample_completions(policy, prompts)
+            record_sources(self.store, [find_policy(policy)])
             sampled = make_comparisons(prompts, completions, chosen=self._choose_pairs(prompts, completions))
             with self.store.write() as conn:
                 insert_comparisons(self.store, conn, sampled, source=source)
@@ -295,6 +298,7 @@ class RoundSteps:
     def _start_promotion(self, new: str, old: str) -> Promotion | str:
         """Return the promotion of this round, opened now or by an attempt that was stopped; or why there is none."""
         from rlhf_hitl.policy.promotion import NoPrompts, PromotionSettings, start_promotion
+        from rlhf_hitl.policy.sources import find_policy
 
         if new == old:
             return "nothing was tuned"
@@ -310,9 +314,10 @@ class RoundSteps:
         try:
             return start_promotion(
                 self.store,
-                new,
-                old,
+                find_policy(new),
+                find_policy(old),
                 settings,
+                workspace=self.settings.workspace,
                 reward_model=self._require_trained_model(),
                 simulated=self.on_wait is None,
                 round=self.round,

@@ -13,6 +13,7 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder, remove_left_drafts
 from rlhf_hitl.policy.draws import iterate_lines
 from rlhf_hitl.policy.sampling_counts import FilterReason, SamplingCounts
+from rlhf_hitl.store.policies import PolicyMethod
 from rlhf_hitl.types import Completion, Message, Prompt, messages_to_dicts, parse_messages, parse_tools
 
 
@@ -109,14 +110,18 @@ class CompletionFile:
 
     Attributes:
         policies: the names that its completions carry.
+        identity: what tells it from another file, or from the same after it has changed.
 
     Raises:
         NotFound: there is no such file.
         BadInput: a line cannot be read, or the file holds no completion.
     """
 
+    method, folder = PolicyMethod.IMPORT, None
+
     def __init__(self, path: Path):
         self._path, self._places = path, defaultdict[str, list[tuple[int, str]]](list)
+        self.place = path.name
         policies: dict[str, None] = {}
         for at, row, place in _iterate_rows(path, "--policy"):
             prompt = read_prompt(row, place)
@@ -128,6 +133,12 @@ class CompletionFile:
             )
         self.policies = tuple(policies)
         self.name = ", ".join(self.policies)
+        status = path.stat()
+        self.identity = repr((str(path.resolve()), status.st_size, status.st_mtime_ns))
+
+    def may_answer(self, prompt: Prompt) -> bool:
+        """Return whether the file has the prompt."""
+        return prompt.id in self._places
 
     def complete(
         self, prompts: Sequence[Prompt], counts: SamplingCounts, *, keep_all: bool = False

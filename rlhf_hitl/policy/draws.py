@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -155,6 +156,12 @@ class DrawJournal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def name_journal_folder(workspace: Path, *of: str) -> Path:
+    """Return the folder of the workspace for journals of what goes into a store, given by its URL and by what else
+    tells one work from others."""
+    return workspace / "sampling" / hashlib.sha256("\n".join(of).encode()).hexdigest()[:12]
 
 
 def find_journals(folder: Path, name: str) -> list[Path]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts
 from rlhf_hitl.policy.draws import DrawJournal
-from rlhf_hitl.policy.model_drawer import BATCH_TOKENS, open_model
-from rlhf_hitl.policy.sampling import GenerationBackend, Sampling
+from rlhf_hitl.policy.model_drawer import open_model
+from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.types import Completion, Prompt

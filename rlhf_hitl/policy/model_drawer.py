@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_hitl.policy.completing import Drawer, TooLong
 from rlhf_hitl.policy.completion_jobs import CompletionJob
 from rlhf_hitl.policy.draws import Draw, Finish
-from rlhf_hitl.policy.sampling import GenerationBackend, Sampling
+from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
 from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
 from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, plan_batches, sample_batch
 from rlhf_hitl.policy.training import explain_out_of_memory
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: The most tokens, of prompts and answers, that are computed side by side: 32 rows of 512, which a small machine holds.
-BATCH_TOKENS = 16_384
 #: Tokens of a short prompt and its answer: by them a budget of tokens is a number of completions drawn together.
 TOKENS_OF_ROW = 256
 

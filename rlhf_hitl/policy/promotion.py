@@ -1,6 +1,7 @@
 """Open a promotion: a new and an old policy answer held-out prompts, and raters compare the answers, blind.
 
-A prompt that any of the models has learnt from is refused. The prompts are shuffled, and the first of them are judged
+A prompt that one of the models is known to have learnt from is refused. Answers are drawn as by `generate`, with a
+journal that goes on after a kill, and nothing is filtered. The prompts are shuffled, and the first of them are judged
 in that order; those after them are answered, too, and only help, through what the reward model says of them
 (`stats/sequential.py`). Where both policies wrote the same text nobody is asked: it is a tie. `promotion_votes.py`
 looks at what raters say.
@@ -9,14 +10,20 @@ looks at what raters say.
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.policy.draws import name_journal_folder
+from rlhf_hitl.policy.generation_run import GenerationRun
+from rlhf_hitl.policy.lineage import record_sources
 from rlhf_hitl.policy.sampling import Sampling
+from rlhf_hitl.policy.sources import PolicySource, check_names
 from rlhf_hitl.policy.win_predictions import predict_win_rates
 from rlhf_hitl.stats.sequential import WinRateTest, count_fixed_size
 from rlhf_hitl.store import Store, audit
@@ -34,6 +41,8 @@ from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
+
+log = logging.getLogger(__name__)
 
 #: How many times as many judgments as a test of a fixed size would ask for are asked at most, where nothing is said.
 MOST_TIMES = 2
@@ -89,61 +98,82 @@ class PromotionSettings:
 
 def start_promotion(
     store: Store,
-    new_policy: str,
-    old_policy: str,
+    new: PolicySource,
+    old: PolicySource,
     settings: PromotionSettings,
     *,
+    workspace: Path,
     reward_model: RewardModel | None = None,
     simulated: bool = False,
     round: int | None = None,
     skip_bad: bool = False,
     prompts: Sequence[Prompt] | None = None,
     by: audit.Actor = audit.CLI,
+    on_calls: Callable[[str, dict[str, Any]], object] = lambda policy, totals: None,
 ) -> Promotion:
     """Let both policies answer held-out prompts and ask raters which answers are better.
 
     A promotion of these two policies that is open goes on, and one of the same round of the loop is returned, so that a
-    promotion that was stopped is started again by the same call.
+    promotion that was stopped is started again by the same call; one that was stopped while policies answered draws
+    only the rest.
 
     Args:
+        workspace: for the journals of answers, until all are there.
         reward_model: its predictions help; it may have learnt from anything but the votes of this promotion.
         simulated: simulated raters decide.
         prompts: instead of the store's held-out prompts that were not judged for these policies before.
+        on_calls: called with a policy behind an endpoint and what the requests to it took.
 
     Raises:
-        BadInput: the policies have one name, theirs is open with other settings, or a prompt is not held out.
+        BadInput: the policies have one name, theirs is open with other settings, a prompt is not held out, or a file
+            is of several policies or has several answers to a prompt.
         NoPrompts: no prompt is left, or both policies answer none.
+        RlhfHitlError: an endpoint left requests unanswered; the same call asks for these alone.
     """
-    from rlhf_hitl.models import get_display_name
-
-    new, old = get_display_name(new_policy), get_display_name(old_policy)
-    if new == old:
-        raise BadInput(
-            f"policy {new} against itself",
-            expected="two policies with different names",
-            fix="name another policy, or rename a folder",
-        )
+    check_names([new, old])
+    for source in (new, old):
+        if len(source.policies) > 1:
+            raise BadInput(
+                f"{source.place} with completions of {source.name}",
+                expected="a file of one policy",
+                fix="write a file of each with `generate --out`",
+            )
     model_id = None if reward_model is None else reward_model.id
-    given = asdict(settings) | {"new": str(new_policy), "old": str(old_policy), "reward_model": model_id}
-    given |= {"new_weights": _identify(new_policy), "old_weights": _identify(old_policy)}
-    if (found := find_promotion(store, new, old, round=round, open_only=round is None)) is not None:
+    given = asdict(settings) | {"new": new.place, "old": old.place, "reward_model": model_id}
+    given |= {"new_weights": _digest_identity(new), "old_weights": _digest_identity(old)}
+    # A folder of this promotion's own: no other command deletes what this one goes on with.
+    journals = name_journal_folder(workspace, store.safe_url, "promotion", new.name, old.name)
+    if (found := find_promotion(store, new.name, old.name, round=round, open_only=round is None)) is not None:
         _refuse_other_settings(found, given | {"simulated": simulated})
+        shutil.rmtree(journals, ignore_errors=True)  # of a command that was killed after it had opened it
         return found
     with store.read() as conn:
         require_project(conn, settings.project)
-    asked_before = find_asked_prompts(store, new, old, given)
+    asked_before = find_asked_prompts(store, new.name, old.name, given)
     pool = list_prompts(store, split=Split.HELDOUT) if prompts is None else list(prompts)
-    refuse_learnt_prompts(pool, new_policy, old_policy, reward_model)
+    refuse_learnt_prompts(pool, new, old, reward_model)
     fresh = [p for p in sorted(pool, key=lambda p: p.id) if p.id not in asked_before]
-    if not fresh:
+    in_files = [p for p in fresh if all(source.may_answer(p) for source in (new, old))]
+    if not in_files:
         why = f"; {say_count(len(asked_before), 'prompt')} judged before" if asked_before else ""
+        why += f"; {say_count(len(fresh), 'prompt')} that a file has no answer to" if fresh else ""
         raise NoPrompts(
             f"store {store.safe_url} with 0 held-out prompts for these policies{why}",
             expected="held-out prompts that raters have not judged for these two policies",
             fix="import more prompts: about one in five is held out",
         )
-    random.Random(settings.seed).shuffle(fresh)
-    answered, left_out = _answer(new_policy, old_policy, fresh[: settings.prompts], settings, skip_bad)
+    random.Random(settings.seed).shuffle(in_files)
+    asked = in_files[: settings.prompts]
+    runs = [
+        GenerationRun(
+            [source], asked, [settings.make_sampling(is_new=source is new)], journals, keep_all=True, skip_bad=skip_bad
+        )
+        for source in (new, old)
+    ]
+    for run in runs:
+        run.check()
+    of_new, of_old = (_read_answers(run, on_calls) for run in runs)
+    answered = [(p, of_new[p.id], of_old[p.id]) for p in asked if p.id in of_new and p.id in of_old]
     if not answered:
         raise NoPrompts(
             "0 prompts that both policies answer", expected="at least one", fix="shorten the answers or prompts"
@@ -159,14 +189,15 @@ def start_promotion(
     counts = {
         "empty_new": sum(d.new.is_empty for d in drawn),
         "empty_old": sum(d.old.is_empty for d in drawn),
-        "left_out": left_out,
+        "left_out": len(fresh) - len(in_files) + len(asked) - len(answered),
         "judged_before": len(asked_before),
         "fresh": len(drawn) - judged,
     }
-    return open_promotion(
+    record_sources(store, [new, old])
+    opened = open_promotion(
         store,
-        new_policy=new,
-        old_policy=old,
+        new_policy=new.name,
+        old_policy=old.name,
         drawn=drawn,
         settings=given | {"judged": judged},
         counts=counts,
@@ -177,27 +208,25 @@ def start_promotion(
         ahead=settings.ahead,
         by=by,
     )
+    shutil.rmtree(journals, ignore_errors=True)
+    return opened
 
 
-def _identify(policy: str) -> str:
-    """Return what tells a policy's weights from others of the same name."""
-    from rlhf_hitl.policy.sources import find_model
-
-    found = find_model(policy, backend="transformers", batch_tokens=1)
-    return hashlib.sha256(found.identity.encode()).hexdigest()[:16]
+def _digest_identity(source: PolicySource) -> str:
+    """Return what tells a policy's weights, or its file, from others of the same name."""
+    return hashlib.sha256(source.identity.encode()).hexdigest()[:16]
 
 
 def refuse_learnt_prompts(
-    prompts: Sequence[Prompt], new_policy: str, old_policy: str, reward_model: RewardModel | None
+    prompts: Sequence[Prompt], new: PolicySource, old: PolicySource, reward_model: RewardModel | None
 ) -> None:
     """Raise BadInput where a prompt is not held out, or one of the models is known to have learnt from it."""
-    from rlhf_hitl.models import locate_model_folder
     from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
     learnt = {
-        f"policy {policy}": seen.train
-        for policy in (new_policy, old_policy)
-        if (seen := SeenPrompts.load(Path(locate_model_folder(policy)))) is not None
+        f"policy {source.name}": seen.train
+        for source in (new, old)
+        if source.folder is not None and (seen := SeenPrompts.load(source.folder)) is not None
     }
     if reward_model is not None and reward_model.seen is not None:
         learnt["the reward model"] = reward_model.seen.train
@@ -215,23 +244,29 @@ def refuse_learnt_prompts(
                 )
 
 
-def _answer(
-    new_policy: str, old_policy: str, prompts: Sequence[Prompt], settings: PromotionSettings, skip_bad: bool
-) -> tuple[list[tuple[Prompt, Completion, Completion]], int]:
-    """Return the prompts that both policies answered, with both answers, and how many others there were."""
-    from rlhf_hitl.policy.generation import sample_completions
-
-    new, old = (
-        {
-            c.prompt_id: c
-            for c in sample_completions(
-                policy, prompts, [settings.make_sampling(is_new=is_new)], skip_bad=skip_bad, keep_all=True
+def _read_answers(run: GenerationRun, on_calls: Callable[[str, dict[str, Any]], object]) -> dict[str, Completion]:
+    """Return prompt id → the one answer of a policy."""
+    answers: dict[str, Completion] = {}
+    [(policy, counts)] = run.counts.items()
+    for prompt, completions in run.complete():
+        if len(completions) > 1:
+            raise BadInput(
+                f"prompt {prompt.id} with {say_count(len(completions), 'answer')} of {policy}",
+                expected="one answer to each prompt, as raters are asked about one",
+                fix="write the file with `generate --split heldout --completions 1 --temperature T --keep-all --out`",
             )
-        }
-        for policy, is_new in ((new_policy, True), (old_policy, False))
-    )
-    answered = [(p, new[p.id], old[p.id]) for p in prompts if p.id in new and p.id in old]
-    return answered, len(prompts) - len(answered)
+        if completions:
+            answers[prompt.id] = completions[0]
+    for name, totals in run.calls.items():
+        on_calls(name, totals)
+    if counts.unanswered:
+        raise RlhfHitlError(
+            f"{policy}: expected an answer to each request, and {counts.unanswered:,} had none. Fix: give the same "
+            "command again: it asks only for these, and then raters are asked"
+        )
+    for line in counts.lines(policy):
+        log.warning("%s", line)
+    return answers
 
 
 def _compare(prompt: Prompt, new: Completion, old: Completion, settings: PromotionSettings) -> Comparison | None:

@@ -11,6 +11,8 @@ from rlhf_hitl.errors import BadInput
 
 #: What samples: transformers, or vLLM on a GPU.
 GenerationBackend = Literal["transformers", "vllm"]
+#: The most tokens, of prompts and answers, that are computed side by side: 32 rows of 512, which a small machine holds.
+BATCH_TOKENS = 16_384
 
 
 @dataclass(frozen=True)

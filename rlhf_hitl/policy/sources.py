@@ -12,7 +12,9 @@ from rlhf_hitl.policy.completing import Drawer
 from rlhf_hitl.policy.completion_files import CompletionFile
 from rlhf_hitl.policy.draws import DrawJournal
 from rlhf_hitl.policy.endpoint_settings import EndpointSettings
-from rlhf_hitl.policy.sampling import GenerationBackend, Sampling
+from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
+from rlhf_hitl.store.policies import PolicyMethod
+from rlhf_hitl.types import Prompt
 from rlhf_hitl.types.names import check_label, make_name_key
 
 
@@ -22,16 +24,29 @@ class DrawnPolicy:
 
     Attributes:
         identity: what tells its draws from those of another one, or of the same name after it has changed.
+        place: a folder on this machine, a hub id, or an endpoint's address.
+        folder: with its weights; None where they are elsewhere.
         open: returns its drawer.
     """
 
     name: str
     identity: str
+    place: str
+    folder: Path | None
     open: Callable[[Sequence[Sampling], DrawJournal], Drawer]
+
+    @property
+    def method(self) -> PolicyMethod:
+        """How it came to raters, for all that is known without a record of its training."""
+        return PolicyMethod.ENDPOINT if self.folder is None else PolicyMethod.BASE
 
     @property
     def policies(self) -> tuple[str, ...]:
         return (self.name,)
+
+    def may_answer(self, prompt: Prompt) -> bool:
+        """Return whether it can be asked: anything, unlike a file."""
+        return True
 
     def name_journal(self, samplings: Sequence[Sampling]) -> str:
         """Return the name of the journal of its draws, which do not depend on how many there are of each prompt."""
@@ -42,14 +57,21 @@ class DrawnPolicy:
 PolicySource = DrawnPolicy | CompletionFile
 
 
-def find_model(
-    policy: str, *, backend: GenerationBackend, batch_tokens: int, batch_size: int | None = None
-) -> DrawnPolicy:
-    """Return a model as a policy: a folder, with an adapter or whole, a hub id or a short name. Loads nothing.
+def find_policy(
+    policy: str,
+    *,
+    backend: GenerationBackend = "transformers",
+    batch_tokens: int = BATCH_TOKENS,
+    batch_size: int | None = None,
+) -> PolicySource:
+    """Return a policy by what it is called: a model folder, with an adapter or whole, a hub id, a short name, or a file
+    of completions. Loads no model.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, or the file cannot be read.
     """
+    if is_completion_file(policy):
+        return CompletionFile(Path(policy).expanduser())
     from rlhf_hitl.models import get_display_name, locate_model_folder
 
     def open(samplings: Sequence[Sampling], _: DrawJournal) -> Drawer:
@@ -60,7 +82,9 @@ def find_model(
     folder = locate_model_folder(policy)
     files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir()) if p.is_file()]
     identity = repr((str(folder.resolve()), files, backend))
-    return DrawnPolicy(check_label("policy", get_display_name(policy)), identity, open)
+    given = Path(policy).expanduser()
+    place = str(given.resolve()) if given.is_dir() else policy
+    return DrawnPolicy(check_label("policy", get_display_name(policy)), identity, place, folder, open)
 
 
 def find_endpoint(settings: EndpointSettings) -> DrawnPolicy:
@@ -72,7 +96,7 @@ def find_endpoint(settings: EndpointSettings) -> DrawnPolicy:
         return EndpointDrawer(settings, journal)
 
     identity = repr((settings.address, settings.model))
-    return DrawnPolicy(check_label("policy", settings.name), identity, open)
+    return DrawnPolicy(check_label("policy", settings.name), identity, settings.address, None, open)
 
 
 def is_completion_file(policy: str) -> bool:

@@ -1,14 +1,14 @@
 """Policies: how each was made, from which other, and where it is.
 
-A policy is known by the name that its completions carry. Policies that raters met through an import have no row here,
-and need none.
+A policy is known by the name that its completions carry. Every policy whose completions come into the store has a row:
+from a training with what it was tuned on, else with where its completions came from.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.db import Store
@@ -24,18 +25,20 @@ from rlhf_hitl.types import utc_now
 from rlhf_hitl.types.names import check_label
 
 MAX_NAME_LENGTH = 500
+#: What importers write where a file does not say which policy an answer is of.
+UNNAMED = "unknown"
 
 
 class PolicyMethod(StrEnum):
     """How a policy was made."""
 
-    BASE = "base"  # what a line begins with: nobody tuned it here
+    BASE = "base"  # a model on this machine that nobody tuned here
     DPO = "dpo"
     PPO = "ppo"
     RLOO = "rloo"
     GRPO = "grpo"
-    IMPORT = "import"
-    ENDPOINT = "endpoint"
+    IMPORT = "import"  # its completions came in a file, or over the API
+    ENDPOINT = "endpoint"  # an endpoint was asked for its completions
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class PolicyRecord:
     """How a policy was made.
 
     Attributes:
-        path: a folder, a hub id, or an address.
+        path: a folder, a hub id, or an address; of an import, the source of its rows.
         parent: the name of the policy it was made of.
         settings_digest: tells whether two were made with the same settings; empty where they are not known.
         replaced: how many earlier policies of the same name were recorded; completions of that name may be theirs.
@@ -125,6 +128,29 @@ def record_policy(
         return next(iter(_read_records(conn, name)))
 
 
+def record_met_policies(
+    store: Store, conn: Connection, names: Iterable[str], path: str, method: PolicyMethod = PolicyMethod.IMPORT
+) -> None:
+    """Record where completions come from, of policies of which nothing is recorded yet.
+
+    Args:
+        names: as completions carry them, checked as those are.
+        path: see `PolicyRecord`.
+    """
+
+    def find_missing(names: set[str]) -> set[str]:
+        known = sa.select(policies.c.name).where(store.among(policies.c.name, names))
+        return names - set(conn.execute(known).scalars())
+
+    if missing := find_missing(set(names) - {"", UNNAMED}):
+        store.lock(conn, "policies")
+        rows = [
+            {"name": name, "path": path, "method": method.value, "settings_digest": "", "created_at": utc_now()}
+            for name in sorted(find_missing(missing))  # another may have recorded some meanwhile
+        ]
+        store.insert_new(conn, policies, rows)
+
+
 def list_policies(store: Store) -> list[PolicyRecord]:
     """Return the newest record of every policy that is recorded, oldest first."""
     with store.read() as conn:
@@ -132,7 +158,8 @@ def list_policies(store: Store) -> list[PolicyRecord]:
 
 
 def read_lineage(store: Store) -> list[LineageEntry]:
-    """Return every recorded policy below the one it was made of, roots first, and parents that are not recorded.
+    """Return every recorded policy below the one it was made of, roots first, and parents that are not recorded. Roots
+    of which nothing was made come last.
 
     Names that were used again may make a policy its own ancestor; then the oldest of them is taken as a root.
     """
@@ -141,6 +168,7 @@ def read_lineage(store: Store) -> list[LineageEntry]:
     for record in records.values():
         children.setdefault(record.parent, []).append(record.name)
     roots = [name for name in children if name is not None and name not in records] + children.get(None, [])
+    roots.sort(key=lambda name: name not in children)
     entries: list[LineageEntry] = []
     seen: set[str] = set()
     for root in [*roots, *records]:  # what no root leads to is a circle

@@ -34,6 +34,13 @@ def test_leads_get_the_ranking_and_raters_nothing(store, add_raters, tmp_path):
     assert rank({"project": "nowhere"}).status_code == 404
     [root, tuned] = client.get("/api/v1/policies", headers=headers[Role.LEAD]).json()
     assert (root["method"], tuned["method"], tuned["place"], tuned["parent"]) == (None, "ppo", "here", "base")
+    sent = {"prompts": [{"messages": [{"role": "user", "content": "Why?"}]}]}
+    [prompt_id] = client.post("/api/v1/prompts", json=sent, headers=headers[Role.LEAD]).json()["ids"]
+    answered = {"prompt_id": prompt_id, "messages": [{"role": "assistant", "content": "Yes."}], "policy": "sent"}
+    said = {"completions": [answered]}
+    assert client.post("/api/v1/completions", json=said, headers=headers[Role.LEAD]).status_code == 201
+    last = client.get("/api/v1/policies", headers=headers[Role.LEAD]).json()[-1]
+    assert (last["policy"], last["method"], last["parent"]) == ("sent", "import", None)
     for role in (Role.RATER, Role.EVALUATOR):
         assert rank({}, role).status_code == 403
         assert client.get("/api/v1/policies", headers=headers[role]).status_code == 403

@@ -26,6 +26,7 @@ from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.policies import PolicyMethod, list_policies
 from rlhf_hitl.types import Completion, Message, Prompt, Role
 
 SAMPLING = ["--completions", 2, "--temperature", 1, "--max-new-tokens", 8]
@@ -210,6 +211,8 @@ def test_policies_of_all_kinds_are_compared_with_each_other_and_raters_learn_not
 
     monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path / "workspace"))
     tuned = shutil.copytree(tiny_model, tmp_path / "tuned-policy")
+    card = {"method": "dpo", "settings": {"model_name_or_path": str(tiny_model)}}
+    (tuned / "training.json").write_text(json.dumps(card))  # tuned for another store
     written, prompts = tmp_path / "written.jsonl", read_prompts(asked)
     with open_completion_file(written) as write:
         for prompt in [*prompts[:6], Prompt.create((Message("user", "not asked"),))]:
@@ -224,6 +227,12 @@ def test_policies_of_all_kinds_are_compared_with_each_other_and_raters_learn_not
     assert data["policies"].keys() == policies
     assert data["policies"]["written-policy"]["unmatched"] == 1
     assert data["policies"]["written-policy"]["unfound"] == 6 == data["without_comparison"]
+    assert {r.name: (r.method, r.parent, r.path) for r in list_policies(sqlite_store)} == {
+        tiny_model.name: (PolicyMethod.BASE, None, str(tiny_model.resolve())),
+        "tuned-policy": (PolicyMethod.DPO, tiny_model.name, str(tuned.resolve())),
+        "written-policy": (PolicyMethod.IMPORT, None, "written.jsonl"),
+        "served-policy": (PolicyMethod.ENDPOINT, None, address),
+    }
     made = list(find_comparisons(sqlite_store))
     assert {x.prompt.id for x in made} <= {p.id for p in prompts[:6]}
     for comparison in made:

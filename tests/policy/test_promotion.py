@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from command_line import run_command
+from forked_processes import ForkedProcess
+from judge_server import fail, say, serve_judge
+from rlhf_hitl.endpoints import client
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.policy.promotion import PromotionSettings, start_promotion
+from rlhf_hitl.policy.completion_files import open_completion_file
+from rlhf_hitl.policy.model_drawer import ModelDrawer
+from rlhf_hitl.policy.promotion import PromotionSettings, refuse_learnt_prompts, start_promotion
 from rlhf_hitl.policy.promotion_votes import (
     end_promotion,
     look_at_promotion,
@@ -18,12 +27,14 @@ from rlhf_hitl.policy.promotion_votes import (
     wait_for_decision,
     watch_promotions,
 )
+from rlhf_hitl.policy.sources import find_policy
 from rlhf_hitl.policy.win_predictions import predict_win_rates
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.stats.sequential import WinRateTest, make_controls, weigh_outcomes
 from rlhf_hitl.store import people, queue
-from rlhf_hitl.store.comparisons import find_comparisons, insert_completions, insert_prompts
+from rlhf_hitl.store.comparisons import find_comparisons, insert_completions, insert_prompts, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.policies import PolicyMethod, list_policies
 from rlhf_hitl.store.policy_changes import count_hidden_prompts, count_shared_prompts, find_changes
 from rlhf_hitl.store.promotions import (
     AnsweredPrompt,
@@ -337,6 +348,11 @@ def test_a_policy_that_was_trained_again_under_its_name_may_be_asked_about_the_s
 # --- with real policies
 
 
+def start(store, new, old, settings, folder, **more):
+    sources = find_policy(str(new)), find_policy(str(old))
+    return start_promotion(store, *sources, settings, workspace=folder / "work", **more)
+
+
 @pytest.fixture
 def heldout(sqlite_store):
     prompts = [
@@ -349,7 +365,7 @@ def heldout(sqlite_store):
 
 def test_both_policies_answer_once_and_an_empty_answer_counts(heldout, tiny_model, policy, tmp_path):
     settings = PromotionSettings(judged=6, max_new_tokens=6, temperature=1.0)
-    gate = start_promotion(heldout, str(policy), str(tiny_model), settings)
+    gate = start(heldout, policy, tiny_model, settings, tmp_path)
     draws = read_draws(heldout, gate.id)
     assert len(draws) == 9
     assert [d.comparison_id is not None for d in draws] == [True] * 6 + [False] * 3
@@ -357,27 +373,26 @@ def test_both_policies_answer_once_and_an_empty_answer_counts(heldout, tiny_mode
     compared = list(find_comparisons(heldout, source="promotion 1"))
     assert {frozenset(c.policy for c in x.completions) for x in compared} == {frozenset({policy.name, tiny_model.name})}
     # The same call goes on with it; other settings are refused.
-    assert start_promotion(heldout, str(policy), str(tiny_model), settings) == gate
+    assert start(heldout, policy, tiny_model, settings, tmp_path) == gate
     with pytest.raises(BadInput, match=r"temperature 0\.5 for promotion 1, which is open"):
-        start_promotion(heldout, str(policy), str(tiny_model), PromotionSettings(6, max_new_tokens=6, temperature=0.5))
+        start(heldout, policy, tiny_model, PromotionSettings(6, max_new_tokens=6, temperature=0.5), tmp_path)
     end_promotion(heldout, gate.id, "")
     # What was judged before is not asked again: three prompts are left.
-    again = start_promotion(heldout, str(policy), str(tiny_model), settings)
+    again = start(heldout, policy, tiny_model, settings, tmp_path)
     assert again.settings["judged"] == 3
     assert again.counts["judged_before"] == 6
 
 
 def test_a_policy_that_says_nothing_is_judged_on_it(heldout, tiny_model, policy, tmp_path):
     silent = make_silent(tiny_model, tmp_path / "silent")
-    gate = start_promotion(heldout, str(silent), str(policy), PromotionSettings(max_new_tokens=6, temperature=0))
+    gate = start(heldout, silent, policy, PromotionSettings(max_new_tokens=6, temperature=0), tmp_path)
     assert gate.counts["empty_new"] == 9
     assert gate.settings["judged"] == 9
     done = wait_for_decision(heldout, gate.id, lambda _: False)
     assert done.decision is Decision.UNDECIDED
     assert "no rater has work left" in done.reason
-    twice = start_promotion(
-        heldout, str(silent), str(make_silent(tiny_model, tmp_path / "mute")), PromotionSettings(temperature=0)
-    )
+    mute = make_silent(tiny_model, tmp_path / "mute")
+    twice = start(heldout, silent, mute, PromotionSettings(temperature=0), tmp_path)
     done = look_at_promotion(heldout, twice.id)
     assert done.counts["same_text"] == 9
     assert not done.is_open, "nobody has to say that nothing is nothing"
@@ -398,20 +413,152 @@ def make_silent(tiny_model, folder):
     return folder
 
 
-def test_prompts_that_a_model_has_learnt_from_are_refused(heldout, tiny_model, policy, tmp_path):
+def test_only_held_out_prompts_are_asked_and_none_that_a_policy_has_learnt_from(heldout, tiny_model, policy, tmp_path):
     from rlhf_hitl.reward.seen_prompts import SeenPrompts
-    from rlhf_hitl.store.comparisons import list_prompts
 
+    others = [Prompt.create((Message("user", f"hello {s}"),), {}, s) for s in (Split.TRAIN, Split.CALIBRATION)]
+    with heldout.write() as conn:
+        insert_prompts(heldout, conn, others)
+    settings = PromotionSettings(judged=1, max_new_tokens=2)
+    gate = start(heldout, policy, tiny_model, settings, tmp_path)
+    asked = {d.prompt_id for d in read_draws(heldout, gate.id)}
+    assert asked == {p.id for p in list_prompts(heldout, split=Split.HELDOUT)}
     learnt = shutil.copytree(tiny_model, tmp_path / "learnt")
-    family = list_prompts(heldout)[0].family
-    SeenPrompts.of([family], is_complete=False).save(learnt)
-    with pytest.raises(BadInput, match="has learnt from"):
-        start_promotion(heldout, str(learnt), str(policy), PromotionSettings())
-    train = Prompt.create((Message("user", "hello"),), {}, Split.TRAIN)
-    with pytest.raises(BadInput, match="of the train split"):
-        start_promotion(heldout, str(policy), str(tiny_model), PromotionSettings(), prompts=[train])
-    with pytest.raises(BadInput, match="against itself"):
-        start_promotion(heldout, str(policy), str(policy), PromotionSettings())
+    SeenPrompts.of([list_prompts(heldout, split=Split.HELDOUT)[0].family], is_complete=False).save(learnt)
+    for new, old in ((learnt, policy), (policy, learnt)):
+        with pytest.raises(BadInput, match="which policy learnt has learnt from"):
+            start(heldout, new, old, settings, tmp_path)
+    for prompt in others:
+        with pytest.raises(BadInput, match=f"of the {prompt.split} split"):
+            start(heldout, policy, tiny_model, settings, tmp_path, prompts=[prompt], round=1)
+    with pytest.raises(BadInput, match="each policy once"):
+        start(heldout, policy, policy, settings, tmp_path)
+
+
+def test_a_prompt_that_the_reward_model_has_learnt_from_is_refused(judged_store, trained_model, tiny_model, policy):
+    taught = replace(list_prompts(judged_store, split=Split.TRAIN)[0], split=Split.HELDOUT)
+    with pytest.raises(BadInput, match="which the reward model has learnt from"):
+        refuse_learnt_prompts([taught], find_policy(str(policy)), find_policy(str(tiny_model)), trained_model)
+
+
+def promote(store, *flags):
+    done = run_command("promote", "--store", store.url, "--no-reward-model", *flags, "--json")
+    return done, json.loads(done.stdout)
+
+
+def test_a_killed_promotion_goes_on_and_samples_nothing_twice(heldout, tiny_model, policy, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path / "work"))
+    flags = ["--policy", policy, "--against", tiny_model, "--no-wait", "--max-new-tokens", "60"]
+    words = ["promote", "--store", heldout.url, "--no-reward-model", *flags]
+    with (tmp_path / "log").open("w") as log:
+        process = ForkedProcess("rlhf_hitl", words, os.environ, [log.fileno()] * 2)
+        give_up = time.monotonic() + 120
+        while not (kept := read_journals(tmp_path / "work")):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        process.kill()
+    process.wait()
+    assert list_promotions(heldout) == []
+    kept, drawn, draw = read_journals(tmp_path / "work"), [], ModelDrawer.draw
+    assert 1 <= len(kept) < 18
+
+    def count(self, jobs, known):
+        for job, made in draw(self, jobs, known):
+            drawn.append((self.name, job.key))
+            yield job, made
+
+    monkeypatch.setattr(ModelDrawer, "draw", count)
+    done, found = promote(heldout, *flags)
+    assert (done.returncode, found["state"]) == (0, "open"), done.stderr
+    assert "answers are there" in done.stderr or len(kept) == 9
+    assert len(kept) + len(drawn) == 18 == len({*drawn}) + len(kept)
+    compared = list(find_comparisons(heldout, source=f"promotion {found['id']}"))
+    said = {c.text for x in compared for c in x.completions}
+    assert {row["message"]["content"] for row in kept} <= said
+    assert not list((tmp_path / "work").glob("sampling/*")), "nothing is left behind"
+
+
+def read_journals(workspace) -> list[dict]:
+    lines = [x for p in workspace.glob("sampling/*/*") for x in p.read_bytes().splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def test_an_endpoint_stands_for_the_policy_in_use_and_is_asked_nothing_twice(heldout, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path / "work"))
+    answered, breaks_after = [], [4]
+
+    def say_once(body, _):
+        if len(answered) >= breaks_after[0]:
+            return fail(503, "going down")
+        answered.append(body["messages"][-1]["content"])
+        return say("" if len(answered) == 1 else "the same")
+
+    new = write_answers(tmp_path / "new.jsonl", heldout, "written", lambda n: "the same" if n else "")
+    with serve_judge(say_once) as (address, bodies):
+        served = ["--endpoint", address, "--model", "served", "--concurrency", "1", "--price-out", "1"]
+        done, found = promote(heldout, "--policy", new, *served, "--no-wait")
+        assert done.returncode == 2
+        assert "same command again" in found["error"]
+        assert list_promotions(heldout) == []
+        breaks_after[0] = 99
+        done, found = promote(heldout, "--policy", new, *served, "--no-wait")
+        assert done.returncode == 0, done.stderr
+        assert "served: " in done.stderr
+        refused, error = promote(heldout, "--against", new, *served)
+        assert (refused.returncode, "stays as raters have judged it" in error["error"]) == (2, True)
+        refused, error = promote(heldout, "--policy", new, "--against", new, *served)
+        assert (refused.returncode, "one of them" in error["error"]) == (2, True)
+    assert len(set(answered)) == len(answered) == 9
+    assert (bodies[0]["temperature"], bodies[0]["top_p"]) == (0.7, 0.95)
+    assert (found["new_policy"], found["old_policy"]) == ("written", "served")
+    assert (found["counts"]["empty_new"], found["counts"]["empty_old"], found["counts"]["left_out"]) == (1, 1, 0)
+    assert sum(d.comparison_id is None for d in read_draws(heldout, found["id"])) >= 7, "repeats are not filtered"
+    lineage = {r.name: (r.method, r.path) for r in list_policies(heldout)}
+    assert lineage == {
+        "written": (PolicyMethod.IMPORT, "new.jsonl"), "served": (PolicyMethod.ENDPOINT, address)
+    }  # fmt: skip
+
+
+def test_files_of_answers_are_compared_and_exit_codes_say_what_came_of_it(heldout, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path / "work"))
+    people.add_rater(heldout, "ann", Role.RATER)
+    new = write_answers(tmp_path / "new.jsonl", heldout, "tuned", "new {}".format)
+    old = write_answers(tmp_path / "old.jsonl", heldout, "base", "old {}".format, count=8)
+    both = ["--policy", new, "--against", old]
+    done, found = promote(heldout, *both, "--judgments", "5", "--no-wait")
+    assert (done.returncode, found["state"], found["counts"]["left_out"]) == (0, "open", 1)
+    assert (found["counts"]["fresh"], found["promoted"]) == (3, False)
+    done, found = promote(heldout, *both, "--judgments", "5", "--no-wait")
+    assert (done.returncode, found["id"]) == (0, 1), "a look at the same"
+    ended = run_command("promote", "--store", heldout.url, "--end", "1", "--json")
+    assert (ended.returncode, json.loads(ended.stdout)["decision"]) == (0, "undecided")
+    done, found = promote(heldout, *both, "--simulate")
+    assert (done.returncode, found["decision"], found["outcomes"]) == (1, "undecided", 3), done.stderr
+    done, found = promote(heldout, *both)
+    assert (done.returncode, "0 held-out prompts" in found["error"]) == (2, True)
+    twice = write_answers(tmp_path / "twice.jsonl", heldout, "twice", "one {}".format, "two {}".format)
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text(new.read_text() + old.read_text())
+    for flags, said in (
+        (["--policy", twice, "--against", old], "one answer to each prompt"),
+        (["--policy", mixed, "--against", old], "policy 'base': expected each policy once"),
+        (["--policy", mixed, "--against", twice], "a file of one policy"),
+        (["--policy", new, "--against", tmp_path / "none.jsonl"], "none.jsonl"),
+        (["--policy", new, "--model", "m"], "--endpoint too"),
+    ):
+        done, found = promote(heldout, *flags)
+        assert done.returncode == 2, flags
+        assert said in found["error"]
+
+
+def write_answers(path, store, policy, *texts, count=9):
+    """Write a file with answers to the first held-out prompts, of each of `texts` (number of the prompt → text)."""
+    with open_completion_file(path) as write:
+        for n, prompt in enumerate(list_prompts(store, split=Split.HELDOUT)[:count]):
+            write(prompt, [answer(prompt, policy, text(n)) for text in texts])
+    return path
 
 
 def test_a_reward_model_predicts_both_orders_alike_and_that_silence_loses(judged_store, trained_model):

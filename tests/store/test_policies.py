@@ -1,11 +1,13 @@
 """How policies came about: what is recorded, the lineage, and folders that are gone."""
 
+import json
 import shutil
 
 import pytest
 
 from handmade_votes import answer, ask, vote
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store.comparisons import insert_comparisons, insert_completions
 from rlhf_hitl.store.policies import PolicyMethod, list_policies, read_lineage, record_policy
 from rlhf_hitl.store.policy_changes import PairDecision, count_shared_prompts, find_changes, list_policy_names
@@ -35,6 +37,25 @@ def test_the_lineage_lists_policies_below_what_they_were_made_of(store):
     assert read_lineage(store)[0].record is None
     record_policy(store, "a", path="a", parent="d", method=PolicyMethod.PPO)  # its name is used again
     assert sorted(e.name for e in read_lineage(store)) == ["a", "alone", "b", "c", "d"]
+
+
+def test_policies_that_came_with_an_import_are_recorded_with_where_from(store, tmp_path):
+    record_policy(store, "known", path="known", method=PolicyMethod.BASE)
+    rows = [
+        {
+            "prompt": f"Q {n}?", "completions": ["yes", "no", "so", "well"], "ranking": [[0], [1], [2], [3]],
+            "policies": ["known", "other", "unknown", last],
+        }
+        for n, last in enumerate(("one", "two"))
+    ]  # fmt: skip
+    (tmp_path / "k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        import_path(store, tmp_path / "k.jsonl")
+    found = {r.name: (r.method, r.path, r.place, r.replaced) for r in list_policies(store)}
+    assert found.pop("known") == (PolicyMethod.BASE, "known", "elsewhere", 0)
+    assert found == dict.fromkeys(["one", "other", "two"], (PolicyMethod.IMPORT, "kwise:k.jsonl", "elsewhere", 0))
+    record_policy(store, "tuned", path="x", parent="two", method=PolicyMethod.DPO)
+    assert [(e.depth, e.name) for e in read_lineage(store)][:2] == [(0, "two"), (1, "tuned")], "lines come first"
 
 
 def test_a_folder_that_was_deleted_or_moved_is_said_to_be_gone(store, tmp_path):

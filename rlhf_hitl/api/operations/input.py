@@ -27,6 +27,7 @@ from rlhf_hitl.store.comparisons import (
     load_completions,
     load_prompts,
 )
+from rlhf_hitl.store.policies import record_met_policies
 from rlhf_hitl.types import DEFAULT_PROJECT, Completion, Prompt, Route, Split, parse_tools
 
 EXAMPLE_LINE = (
@@ -67,6 +68,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         with store.write() as conn:
             load_prompts(conn, [c.prompt_id for c in completions])  # raises NotFound where one is missing
             new = insert_completions(store, conn, completions)
+            record_met_policies(store, conn, {c.policy for c in completions}, _name_source(caller))
             audit.record(conn, caller.actor, "completions.added", "", new=new)
         return {"ids": [c.id for c in completions], "new": new}
 

@@ -20,6 +20,7 @@ from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_l
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import Batch, format_time
 from rlhf_hitl.store.people import insert_imported_raters, set_role_of_imported
+from rlhf_hitl.store.policies import record_met_policies
 from rlhf_hitl.store.table_copy import copy_rows
 from rlhf_hitl.store.tables import comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Role, Route, utc_now
@@ -42,6 +43,7 @@ class BatchApplier:
     _lanes: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _raters: dict[str, str] = field(default_factory=dict)  # imported name → id
     _judges: set[str] = field(default_factory=set)  # imported names of models
+    _policies: set[str] = field(default_factory=set)  # that are recorded
 
     def apply(self, conn: Connection, batch: Batch) -> tuple[Counter[str], set[str]]:
         """Insert what is new. Returns the counts of the report, and the families that stayed in another split."""
@@ -52,6 +54,9 @@ class BatchApplier:
         splits = self._insert_prompts(conn, batch, existing["prompts"], now, counts)
         new = [(*row, now) for row in batch.completions if row[0] not in existing["completions"]]
         self._insert(conn, completions, _COMPLETION_COLUMNS, new)
+        if unmet := {row[3] for row in new} - self._policies:
+            record_met_policies(self.store, conn, unmet, self.source)
+            self._policies |= unmet
         counts["completions"] = len(new)
         self._insert_comparisons(conn, batch, existing["comparisons"], now, counts)
         repeated = self._insert_votes(conn, batch, existing["comparisons"], now, counts)

@@ -22,7 +22,7 @@ function createLineageView({ $, t, formatNumber }, onCompare) {
     const marks = [createMark(`method ${line.method ?? "none"}`, line.method ? t(`method_${line.method}`) : t("policies_not_recorded"))];
     if (line.outcome) marks.push(createMark(`outcome ${line.outcome}`, t(`outcome_${line.outcome}`)));
     if (line.place === "gone") marks.push(createMark("paused", t("policies_gone")));
-    const facts = [];
+    const facts = line.origin ? [line.origin] : [];
     if (line.round !== null) facts.push(t("policies_round", { n: formatNumber(line.round) }));
     if (line.model) facts.push(t("policies_on_model", { model: line.model }));
     if (line.replaced) facts.push(t("policies_replaced", { n: formatNumber(line.replaced) }));

@@ -127,7 +127,8 @@ function createRankingView({ $, t, language, formatNumber }) {
     const shown = policies.slice(0, wins.length);
     $("matrix-panel").hidden = shown.length < 2;
     if (shown.length < 2) return;
-    const heads = shown.map(({ policy }, index) => createElement("th", { scope: "col", data: { key: policy }, attributes: { "aria-label": policy } }, formatNumber(index + 1)));
+    // Names and no numbers, which would be taken for ranks.
+    const heads = shown.map(({ policy }) => createElement("th", { scope: "col", data: { key: policy } }, createElement("bdi", { title: policy }, policy)));
     redraw($("matrix-head"), createElement("tr", {}, createElement("th", { scope: "col" }, t("policies_policy")), ...heads));
     redraw($("matrix-rows"), ...shown.map(({ policy }, row) => createMatrixRow(policy, row, wins, ties)));
     const left = policies.length - shown.length;
@@ -142,7 +143,7 @@ function createRankingView({ $, t, language, formatNumber }) {
       const side = shade > 0 ? `more-${shade}` : shade < 0 ? `less-${-shade}` : "";
       return createElement("td", { className: side }, createElement("b", {}, percent.format(share)), createElement("small", {}, weight.format(n)));
     });
-    const head = createElement("th", { scope: "row" }, createElement("span", { className: "soft" }, `${formatNumber(row + 1)} `), createElement("bdi", {}, policy));
+    const head = createElement("th", { scope: "row" }, createElement("bdi", {}, policy));
     return createElement("tr", { data: { key: policy } }, head, ...cells);
   }
   return { show };

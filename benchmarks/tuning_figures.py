@@ -204,6 +204,7 @@ def draw_promotion(f: dict[str, Any]) -> str:
         f"of a fixed size takes {f['fixed_size']}; *share* is the mean over win rates from 40 to 60 % by that. *Wrong* "
         "is the largest share that is promoted at 50 % or less. In brackets: how predictions correlate with single "
         "votes, which are those of a head for MT-Bench within one pair of policies, and over all pairs of policies. "
+        f"With predictions, {f['fresh']} prompts that nobody judges come with each that is judged (`--prompts`). "
         f"Predictions bring the share to 45 % from a correlation of about {f['needed_correlation']:.2f} on. With a "
         f"least gain of 0.05 and the same win rates, a test of a fixed size takes {f['gain_5.fixed_size']}, and the "
         f"shares are {f['gain_5.size_share']:.0%} and {f['gain_5.size_share_ppi']:.0%}.\n"

@@ -8,28 +8,34 @@ Flags override the file; every field of TRL's DPOConfig is one. Every launcher o
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shutil
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.dpo import DPOSettings
-from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
-from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
-from rlhf_hitl.policy.generation import sample_completions
+from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
+from rlhf_hitl.policy.generation_run import GenerationRun
 from rlhf_hitl.policy.lineage import record_tuned_policy
+from rlhf_hitl.policy.model_drawer import BATCH_TOKENS
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
+from rlhf_hitl.policy.sampling_counts import SamplingCounts
+from rlhf_hitl.policy.sources import find_model
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
 from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
-from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
-from rlhf_hitl.types import Completion, Split
+from rlhf_hitl.types import Completion, Prompt, Split
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -37,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data, arguments, settings = parse_arguments(
         (DataArguments, DPOPairArguments, DPOSettings), argv, formerly=FORMER_NAMES
     )
-    require_free_folder(settings.output_dir)
+    out = require_free_folder(settings.output_dir)
+    journals = out.with_name(f".{out.name}.parts")
     with data.open_store() as store, record_run(store, "train-dpo"):
         is_main = PartialState().is_main_process
         model = data.open_reward_model(store) if is_main and not arguments.human_only else None
@@ -47,11 +54,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             data, arguments, reward_model=model_id[0], model_name_or_path=settings.model_name_or_path
         )
 
-        def make_pairs(number: int, policy: str) -> tuple[list[DPOPair], Counter[str]]:
-            """Return the pairs of a round, the same in every process, and counts of what made none."""
-            fresh = None
+        def make_pairs(number: int, policy: str) -> MadePairs:
+            """Return the pairs of a round, the same in every process."""
+            asked, fresh, sampled = [], None, None
             if arguments.sample_prompts and not arguments.human_only:
-                fresh = _sample(store, arguments, settings, policy, number)
+                asked = choose_prompts(
+                    list_prompts(store, split=Split.TRAIN), arguments.sample_prompts, f"{settings.seed}:{number}"
+                )
+                fresh, sampled = _sample(asked, arguments, settings, policy, number, journals)
             # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows.
             shared: list[Any] = [None]
             if is_main:
@@ -60,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     store,
                     model,
                     fresh,
+                    asked=asked,
                     least_margin=arguments.least_margin,
                     limit=arguments.limit,
                     seed=f"{settings.seed}:{number}",
@@ -69,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     ties=settings.ties != "leave_out",
                     not_paired=not_paired,
                 )
-                shared[0] = (pairs, not_paired)
+                shared[0] = MadePairs(pairs, not_paired, sampled and sampled.as_dict())
             broadcast_object_list(shared)
             return shared[0]
 
@@ -83,26 +94,39 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             card={"arguments": changed, **describe_reward_model(model), "conservative": data.conservative},
         )
         if is_main:
+            shutil.rmtree(journals, ignore_errors=True)
             base, model_of = settings.model_name_or_path, model_id[0]
             record_tuned_policy(store, settings.output_dir, base=base, reward_model_id=model_of)
         return {"policy": settings.output_dir, **figures}
 
 
 def _sample(
-    store: Store, arguments: DPOPairArguments, settings: DPOSettings, policy: str, number: int
-) -> list[Completion]:
-    """Return a round's fresh completions of prompts drawn from the train split; each process samples its share."""
+    prompts: Sequence[Prompt],
+    arguments: DPOPairArguments,
+    settings: DPOSettings,
+    policy: str,
+    number: int,
+    journals: Path,
+) -> tuple[list[Completion], SamplingCounts]:
+    """Return a round's fresh completions, and counts of what was sampled and filtered; both in the main process only.
+
+    Each process samples its share, and what it has stands in `journals`: after a kill only the rest is sampled.
+    """
     state = PartialState()
-    prompts = choose_prompts(
-        list_prompts(store, split=Split.TRAIN), arguments.sample_prompts, f"{settings.seed}:{number}"
-    )
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed + number, count=arguments.completions
     )
-    share = sample_completions(
-        policy, prompts[state.process_index :: state.num_processes], [sampling], skip_bad=settings.skip_bad
-    )
-    return gather_object(share)
+    source = find_model(policy, backend="transformers", batch_tokens=BATCH_TOKENS)
+    run = GenerationRun([source], prompts, [sampling], journals, skip_bad=settings.skip_bad)
+    run.check()
+    run.draw_part(state.process_index, state.num_processes)
+    state.wait_for_everyone()
+    counts, completions = run.counts[source.name], list[Completion]()
+    if state.is_main_process:
+        completions = [c for _, made in run.complete() for c in made]
+        for line in counts.lines(source.name):
+            log.warning("%s", line)
+    return completions, counts
 
 
 if __name__ == "__main__":

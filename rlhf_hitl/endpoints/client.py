@@ -32,6 +32,8 @@ RETRIES, RETRIES_OF_TIMEOUT = 4, 1
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 #: An endpoint that asks to wait longer is given up for now.
 LONGEST_RETRY_AFTER_SECONDS = 300.0
+#: What an endpoint answers to a request that it cannot take as it is, such as one that is too long for its model.
+REFUSING = (400, 413, 422)
 MOST_BYTES = 4 << 20  # of a response
 MOST_ERROR_LETTERS = 300
 BUDGET_POLL_SECONDS = 0.01
@@ -257,14 +259,11 @@ class EndpointClient:
         if status == 404:
             fix = f"check the address, which often ends in /v1, and the model {self._model!r}"
             give_up(call, f"this model at this address ({call.error})", fix)
-        if status in (400, 422):
-            if refused := [name for name in REFUSABLE if name not in self.refused and _names(said, name)]:
-                # `top_logprobs` is nothing without `logprobs`.
-                self.refused |= {refused[0]} | ({"logprobs", "top_logprobs"} if "logprobs" in refused[0] else set())
-                return _Try(call, wait=1e-3)
-            if says_refusal(said):
-                return _Try(replace(call, outcome=CallOutcome.REFUSED))
-            return _Try(call)
+        named = [name for name in REFUSABLE if name not in self.refused and _names(said, name)]
+        if status in (400, 422) and named:
+            # `top_logprobs` is nothing without `logprobs`.
+            self.refused |= {named[0]} | ({"logprobs", "top_logprobs"} if "logprobs" in named[0] else set())
+            return _Try(call, wait=1e-3)
         if status in (408, 409, 429) or status >= 500:
             wait = read_retry_after(e.response.headers)
             if wait > LONGEST_RETRY_AFTER_SECONDS:
@@ -272,6 +271,8 @@ class EndpointClient:
             if wait:
                 self._wait_until = max(self._wait_until, self._loop.time() + wait)  # the other requests wait as well
             return _Try(call, wait=wait)
+        if status in REFUSING or says_refusal(said):
+            return _Try(replace(call, outcome=CallOutcome.REFUSED))
         return _Try(call)
 
     def _say_where_key_is(self) -> str:

@@ -25,6 +25,7 @@ from rlhf_hitl.store.judges import (
     link_calls,
     open_judge_places,
     record_calls,
+    sum_calls,
     sum_costs,
 )
 from rlhf_hitl.types import Answer, Lease, Role, Split, Verdict
@@ -153,6 +154,7 @@ class _Run:
         self._held: set[str] = set()  # leases of such comparisons, and of those being asked about
         self._ready: list[Lease] = []
         self._get_guideline = lru_cache(64)(lambda project, version: guidelines.get_guideline(store, project, version))
+        self._has_answered = sum_calls(store, judge).calls[CallOutcome.ANSWERED] > 0
         self.report = JudgingReport()
 
     def work(self, progress: bool) -> JudgingReport:
@@ -212,6 +214,7 @@ class _Run:
         report = self.report
         report.add_calls(outcome.calls)
         if outcome.receipt:
+            self._has_answered = True
             report.judged += 1
             report.surplus += outcome.receipt == "surplus"
             return 0
@@ -223,7 +226,8 @@ class _Run:
             return failures
         last = outcome.calls[-1]
         report.unanswered[last.outcome.value] += 1
-        if last.error == IMAGES_UNREAD:
+        # One that answers others is not broken for refusing these, which may be too long for it.
+        if last.error == IMAGES_UNREAD or (last.outcome is CallOutcome.REFUSED and self._has_answered):
             return failures
         if failures + 1 >= MOST_FAILURES_IN_A_ROW and not report.stopped:
             said = f": {last.error}" if last.error else ""

@@ -192,6 +192,7 @@ def _filter(
         counts.reasons[reason.value] += 1
         if reason is FilterReason.REFUSED:
             counts.missing[reason.value] += 1
+            counts.refusals[f"prompt {prompt_id}: {draw.more.get('error') or 'no reason was given'}"] += 1
             return False
         if not keep_all:
             # The likeliest tokens are the same each time.

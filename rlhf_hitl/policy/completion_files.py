@@ -156,9 +156,10 @@ class CompletionFile:
                     f.seek(at)
                     made += _read_completions(prompt, json.loads(f.readline()), place)
                 counts.unfound += not made
-                yield prompt, made if keep_all else _filter(made, counts)
                 counts.drawn += len(made)
                 counts.kept += len(made) if keep_all else 0
+                # Counted before: who reads several files side by side does not come back after the last prompt.
+                yield prompt, made if keep_all else _filter(made, counts)
 
 
 def _filter(made: list[Completion], counts: SamplingCounts) -> list[Completion]:

@@ -95,7 +95,12 @@ class DPOSettings(PolicySettings, DPOConfig):
 
 
 #: The columns of a row that say what its label is worth.
-LABEL_COLUMNS = ("share", "tie", "weight")
+LABEL_COLUMNS = ("share", "tie", "weight", "judged")
+#: What the figures of a training may hold.
+FIGURES = (
+    "rater_pairs", "simulated_rater_pairs", "model_pairs", "pairs_with_ties", "mean_share", "mean_weight", "too_long",
+    "left_out", "not_paired", "sampled", "unshown", "reference_precomputed", "steps", "loss",
+)  # fmt: skip
 
 
 class LabelDPOTrainer(DPOTrainer):
@@ -107,7 +112,8 @@ class LabelDPOTrainer(DPOTrainer):
 
     Attributes:
         mean_weight: of the rows' labels.
-        tie_odds: Davidson's nu, from the share of ties among the rows' votes; 0 where ties are half a vote each.
+        tie_odds: Davidson's nu, from the share of ties among raters' votes; 0 where ties are half a vote each. Rows of
+            the reward model, whose label says which side a rater prefers who sees a difference, are learnt at 0.
     """
 
     args: DPOSettings
@@ -118,10 +124,11 @@ class LabelDPOTrainer(DPOTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         rows: Any = self.train_dataset
-        weights, ties = (torch.tensor(rows[name], dtype=torch.float64) for name in ("weight", "tie"))
+        weights, ties, judged = (torch.tensor(rows[name], dtype=torch.float64) for name in ("weight", "tie", "judged"))
         self.mean_weight = float(weights.mean())
-        if self.args.ties == "davidson":
-            self.tie_odds = fit_tie_odds(float((weights * ties).sum() / weights.sum()))
+        votes = weights * judged
+        if self.args.ties == "davidson" and votes.sum() > 0:
+            self.tie_odds = fit_tie_odds(float((votes * ties).sum() / votes.sum()))
         self.data_collator = _LabelCollator(self.data_collator)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
@@ -152,7 +159,7 @@ class LabelDPOTrainer(DPOTrainer):
         return is_plain and not (a.use_weighting or self.aux_loss_enabled)
 
     def _compute_loss(self, model, inputs, return_outputs):
-        share, tie, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
+        share, tie, weight, judged = (inputs.pop(name) for name in LABEL_COLUMNS)
         if not self.learns_labels:
             return super()._compute_loss(model, inputs, return_outputs)
         # The outputs of the policy, and then of the reference if it is computed now: TRL hands neither on.
@@ -169,13 +176,16 @@ class LabelDPOTrainer(DPOTrainer):
         else:
             reference = others[0]
         chosen, rejected = (policy - reference).chunk(2)
-        losses = compute_label_loss(self.beta * (chosen - rejected), share, tie, self.tie_odds)
+        losses = compute_label_loss(self.beta * (chosen - rejected), share, tie, self.tie_odds * judged)
         loss = (losses * weight / self.mean_weight).mean()
         return (loss, computed[1]) if return_outputs else loss
 
 
 def compute_label_loss(
-    margins: torch.Tensor, shares: torch.Tensor, ties: torch.Tensor | None = None, tie_odds: float = 0.0
+    margins: torch.Tensor,
+    shares: torch.Tensor,
+    ties: torch.Tensor | None = None,
+    tie_odds: float | torch.Tensor = 0.0,
 ) -> torch.Tensor:
     """Return the losses (n,) of labels: the cross-entropy of the shares of the votes and the probabilities that DPO
     gives to "chosen better", "rejected better" and a tie.
@@ -189,15 +199,13 @@ def compute_label_loss(
         margins: (n,) beta times how much more the policy has raised the chosen side than the rejected one.
         shares: (n,) of the votes that prefer a side, those that prefer the chosen one.
         ties: (n,) of all votes, those that call it a tie. None: there are none.
-        tie_odds: Davidson's nu.
+        tie_odds: Davidson's nu, one or (n,).
     """
     ties = torch.zeros_like(margins) if ties is None else ties
     normaliser = margins / 2 + softplus(-margins)  # log(exp(m/2) + exp(-m/2))
-    if tie_odds > 0:
-        log_odds = torch.full_like(margins, tie_odds).log()
-        normaliser = torch.logaddexp(normaliser, log_odds)
-    else:
-        log_odds = torch.zeros_like(margins)
+    odds = torch.as_tensor(tie_odds).to(margins).expand_as(margins)
+    normaliser = torch.logaddexp(normaliser, odds.log())
+    log_odds = torch.where(odds > 0, odds, 1.0).log()
     decided = normaliser - (2 * shares - 1) * margins / 2
     return (1 - ties) * decided + ties * (normaliser - log_odds)
 
@@ -224,6 +232,7 @@ def train_dpo(
     load_image: ImageLoader | None = None,
     *,
     not_paired: Mapping[str, int] | None = None,
+    sampled: Mapping[str, Any] | None = None,
     start_adapter: Path | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -234,6 +243,7 @@ def train_dpo(
     Args:
         load_image: where images are that the pairs do not hold themselves.
         not_paired: what made no pair, by reason, for the card.
+        sampled: counts of the fresh answers that pairs were made of, for the card.
         start_adapter: the folder of an adapter to go on from. The reference is still the policy without any.
         card: more of what the policy's card should say.
 
@@ -285,6 +295,7 @@ def train_dpo(
         "too_long": read.too_long,
         "left_out": read.left_out.as_dict(),
         "not_paired": dict(not_paired or {}),
+        **({} if sampled is None else {"sampled": dict(sampled)}),
         "unshown": read.unshown,
         "reference_precomputed": trainer.precompute_ref_logps,
         "steps": trainer.state.global_step,

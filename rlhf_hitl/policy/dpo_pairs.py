@@ -73,6 +73,7 @@ def collect_dpo_pairs(
     reward_model: ConversationScorer | None = None,
     fresh: Sequence[Completion] | None = None,
     *,
+    asked: Sequence[Prompt] = (),
     least_margin: float = 0.5,
     limit: int | None = None,
     seed: int | str = 0,
@@ -87,6 +88,7 @@ def collect_dpo_pairs(
     Args:
         fresh: completions of prompts of the train split. None takes those of comparisons that the router accepted:
             what it sent to raters is not for the model to label.
+        asked: the prompts that were sampled for, so that those without a fresh completion are counted, too.
         limit: at most this many pairs, from people and model in turn while both last.
         label_model, strengths, ties: as of `collect_human_pairs`.
         least_margin, conservative: as of `make_model_pairs`.
@@ -102,11 +104,13 @@ def collect_dpo_pairs(
     model_pairs: list[DPOPair] = []
     if reward_model is not None:
         prompts, completions = (
-            _find_accepted_completions(store) if fresh is None else (_find_prompts(store, fresh), fresh)
+            _find_accepted_completions(store) if fresh is None else (_find_prompts(store, fresh, asked), fresh)
         )
         rng.shuffle(prompts)
         # Scoring is the expensive part: twice as many prompts as pairs leave room for margins that are too small.
-        prompts = prompts[: None if limit is None else 2 * limit]
+        most = len(prompts) if limit is None else 2 * limit
+        not_paired.update({"a prompt beyond twice the limit": n} if (n := len(prompts) - most) > 0 else {})
+        prompts = prompts[:most]
         refuse_heldout(prompts, store)
         model_pairs = make_model_pairs(
             reward_model,
@@ -148,8 +152,8 @@ def make_no_pairs_error(store: Store) -> BadInput:
     )
 
 
-def _find_prompts(store: Store, completions: Sequence[Completion]) -> list[Prompt]:
-    ids = {c.prompt_id for c in completions}
+def _find_prompts(store: Store, completions: Sequence[Completion], asked: Sequence[Prompt]) -> list[Prompt]:
+    ids = {c.prompt_id for c in completions} | {p.id for p in asked}
     return [p for p in list_prompts(store) if p.id in ids]
 
 

@@ -10,25 +10,36 @@ import copy
 import gc
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from accelerate import PartialState
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_folder, write_text_atomically
-from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+from rlhf_hitl.policy.dpo import FIGURES, DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pair import DPOPair
 from rlhf_hitl.policy.policy_folder import LOGS, TRAINING_CARD, read_training_card, require_free_folder
 from rlhf_hitl.policy.trl_training import list_changed_settings
 from rlhf_hitl.reward.vision import ImageLoader
 
-#: What a round that is gone on from says of its pairs.
-COUNTS_OF_PAIRS = ("rater_pairs", "simulated_rater_pairs", "model_pairs")
-#: Makes the pairs of a round (from 0) for the policy so far, the same in every process, and counts what made none.
-PairMaker = Callable[[int, str], tuple[Sequence[DPOPair], Counter[str]]]
+
+class MadePairs(NamedTuple):
+    """The pairs of a round, the same in every process.
+
+    Attributes:
+        not_paired: what made no pair, by reason.
+        sampled: counts of the fresh answers, as `SamplingCounts` gives them; None where none were sampled.
+    """
+
+    pairs: Sequence[DPOPair]
+    not_paired: Mapping[str, int]
+    sampled: Mapping[str, Any] | None = None
+
+
+#: Makes the pairs of a round (from 0) for the policy so far.
+PairMaker = Callable[[int, str], MadePairs]
 
 
 def train_dpo_in_rounds(
@@ -57,8 +68,8 @@ def train_dpo_in_rounds(
     """
     out = require_free_folder(settings.output_dir)
     if rounds == 1:
-        pairs, not_paired = make_pairs(0, settings.model_name_or_path)
-        return train_dpo(settings, pairs, load_image, not_paired=not_paired, card=card)
+        made = make_pairs(0, settings.model_name_or_path)
+        return train_dpo(settings, made.pairs, load_image, not_paired=made.not_paired, sampled=made.sampled, card=card)
     if reference == "previous" and not settings.merge:
         raise BadInput(
             "merge false with reference previous",
@@ -72,7 +83,7 @@ def train_dpo_in_rounds(
         is_last = number == rounds - 1
         folder = out if is_last else kept / f"round-{number + 1}"
         if not (folder / TRAINING_CARD).is_file():
-            pairs, not_paired = make_pairs(number, policy)
+            made = make_pairs(number, policy)
             is_first_kept = reference == "first"
             of_round = copy.copy(settings)
             of_round.output_dir = str(folder)
@@ -82,16 +93,17 @@ def train_dpo_in_rounds(
                 of_round.merge = False
             figures = train_dpo(
                 of_round,
-                pairs,
+                made.pairs,
                 load_image,
-                not_paired=not_paired,
+                not_paired=made.not_paired,
+                sampled=made.sampled,
                 start_adapter=before if is_first_kept else None,
                 card={"round": number + 1, "earlier_rounds": done, "reference": reference} | dict(card or {}),
             )
             gc.collect()  # the trainer before the next one's model is loaded
         else:
-            card = read_training_card(folder)
-            figures = {name: card.get(name) for name in (*COUNTS_OF_PAIRS, "mean_share", "steps", "loss")}
+            finished = read_training_card(folder)
+            figures = {name: finished[name] for name in FIGURES if name in finished}
         done = [*done, {"round": number + 1, **figures}]
         policy, before = str(folder), folder
     if PartialState().is_main_process:

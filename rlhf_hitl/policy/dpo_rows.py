@@ -24,9 +24,9 @@ class PairRows:
     """Pairs as the trainer takes them.
 
     Attributes:
-        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`, with `share`, `tie` and `weight` of their labels; where
-            there are images `texts` and `images`, each of the chosen and of the rejected side, and of each the prompt's
-            and the completion's.
+        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`, with `share`, `tie` and `weight` of their labels, and
+            whether raters `judged` them (1) or the reward model (0). Where there are images `texts` and `images`, each
+            of the chosen and of the rejected side, and of each the prompt's and the completion's.
         pairs: the pairs of these rows.
         too_long: pairs left out because they have more tokens than are read.
         left_out: pairs left out because the policy cannot read them or tell their sides apart.
@@ -80,6 +80,7 @@ def read_pairs(
                 "share": pair.share,
                 "tie": pair.tie,
                 "weight": pair.weight,
+                "judged": float(pair.label_source == "human"),
             }
         )
         kept.append(pair)

@@ -21,8 +21,10 @@ from rlhf_hitl.reward.chat_template import make_images_error
 from rlhf_hitl.types import Prompt, parse_messages
 from rlhf_hitl.types.judges import CallOutcome
 from rlhf_hitl.types.messages import list_images
+from rlhf_hitl.wording import say_count
 
-#: Requests in a row without an answer, after which an endpoint is taken for down.
+#: Prompts in a row without an answer, after which an endpoint is taken for down. One prompt, asked often, may be to
+#: blame itself.
 MOST_FAILURES_IN_A_ROW = 5
 MOST_NAME_LETTERS = 200
 
@@ -55,6 +57,7 @@ class EndpointDrawer:
 
     def __init__(self, settings: EndpointSettings, journal: DrawJournal):
         self.name, self._settings, self._journal = settings.name, settings, journal
+        self._has_answered = not journal.is_empty
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
         fix = "give a higher --budget: the same command goes on where this one stopped"
@@ -74,7 +77,8 @@ class EndpointDrawer:
             EndpointDown: it answers no more. What was under way is waited for and yielded before.
             BudgetReached, CannotAsk: as of the client; likewise.
         """
-        waiting, failures, stopped = [job for job in reversed(jobs) if job.key not in known], 0, None
+        waiting, stopped = [job for job in reversed(jobs) if job.key not in known], None
+        asked, failed = {job.prompt.id for job in waiting}, set[str]()
         running: dict[Future[tuple[Draw | None, str]], CompletionJob] = {}
         with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="policy endpoint") as pool:
             while running or (waiting and stopped is None):
@@ -88,12 +92,14 @@ class EndpointDrawer:
                     except (BudgetReached, CannotAsk) as e:
                         stopped = stopped or e
                         continue
-                    failures = failures + 1 if draw is None else 0
-                    if failures >= min(MOST_FAILURES_IN_A_ROW, len(jobs)) and stopped is None:
+                    self._has_answered |= draw is not None
+                    failed = failed | {job.prompt.id} if draw is None else set()
+                    is_down = len(failed) >= MOST_FAILURES_IN_A_ROW or (failed == asked and not self._has_answered)
+                    if is_down and stopped is None:
                         stopped = EndpointDown(
-                            f"endpoint {self._settings.address}: expected an answer, and {failures} requests in a row "
-                            f"had none ({error}). Fix: when it answers again, give the same command again: what was "
-                            "answered is kept, and nothing is asked twice"
+                            f"endpoint {self._settings.address}: expected an answer, and "
+                            f"{say_count(len(failed), 'prompt')} in a row had none ({error}). Fix: when it answers "
+                            "again, give the same command again: what was answered is kept, and nothing is asked twice"
                         )
                     yield job, draw
         if stopped is not None:
@@ -127,6 +133,7 @@ class EndpointDrawer:
             more["not_taken"] = not_taken
         if answer is None:
             return Draw({"role": "assistant", "content": ""}, "refused", 0, more | {"error": last.error})
+        more |= {"error": answer.error} if answer.error else {}
         if answer.served_model not in ("", self._settings.model):
             more["served_model"] = answer.served_model
         message = {k: self._client.remove_key(v) if isinstance(v, str) else v for k, v in answer.message.items()}

@@ -49,13 +49,12 @@ def make_model_pairs(
     or below `conservative` times its uncertainty, and answers that the reward model cannot read, with a warning.
 
     Args:
-        not_paired: counts, by reason, the prompts without a pair and the answers without text.
+        not_paired: counts, by reason, which of the prompts have no pair, and which answers are not scored.
     """
     not_paired = Counter() if not_paired is None else not_paired
     by_id = {p.id: p for p in prompts}
     given = sorted((c for c in completions if c.prompt_id in by_id), key=lambda c: (c.prompt_id, c.id))
     usable = [c for c in given if has_text(c.messages)]
-    not_paired.update({"an answer without text": len(given) - len(usable)} if len(usable) < len(given) else {})
     chats = [Conversation(by_id[c.prompt_id].messages, c.messages, by_id[c.prompt_id].tools) for c in usable]
     problems = [reward_model.find_problem([chat]) for chat in chats]
     for line in LeftOut("completion", [problem for problem in problems if problem]).lines():
@@ -64,8 +63,13 @@ def make_model_pairs(
     rewards = reward_model.rewards([chat for _, chat in readable]) if readable else []
     scored = [(c, chat, float(reward)) for (c, chat), reward in zip(readable, rewards)]
     groups = [sorted(group, key=lambda s: -s[2]) for _, group in groupby(scored, key=lambda s: s[0].prompt_id)]
-    not_paired.update({"a prompt without two answers": n} if (n := sum(len(g) < 2 for g in groups)) else {})
     groups = [group for group in groups if len(group) > 1]
+    counts = {
+        "an answer without text": len(given) - len(usable),
+        "an answer that the reward model cannot read": len(usable) - len(readable),
+        "a prompt without two answers": len(by_id) - len(groups),
+    }
+    not_paired.update({reason: n for reason, n in counts.items() if n})
     pairs = []
     for start in range(0, len(groups), PROMPTS_AT_ONCE):
         chunk = groups[start : start + PROMPTS_AT_ONCE]

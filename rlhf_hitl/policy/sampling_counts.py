@@ -12,6 +12,9 @@ from rlhf_hitl.policy.loops import is_degenerate
 from rlhf_hitl.types import Message
 from rlhf_hitl.wording import say_count
 
+#: Refused prompts that people are told of, each with its reason; `--json` has all.
+SHOWN_REFUSALS = 3
+
 
 class FilterReason(StrEnum):
     """Why an answer is not kept."""
@@ -19,7 +22,7 @@ class FilterReason(StrEnum):
     EMPTY = "empty"
     REPEAT = "repeat"  # of another completion of its prompt
     DEGENERATE = "degenerate"  # see `loops.py`
-    REFUSED = "refused"  # by a filter of the endpoint; there is no answer to keep
+    REFUSED = "refused"  # by the endpoint: a filter, or a prompt that it cannot take; there is no answer to keep
 
 
 def find_filter_reason(draw: Draw, message: Message, others: set[Message]) -> FilterReason | None:
@@ -47,6 +50,7 @@ class SamplingCounts:
         redrawn: answers that were sampled again because one was filtered.
         reasons: reason → answers that were, or with `keep_all` would have been, filtered.
         missing: reason → completions that are missing, since the last redraw was filtered as well.
+        refusals: prompt and what an endpoint said of it → completions that it refused.
         cut_off: kept completions that end at the token limit.
         too_long: prompts that leave no room for an answer.
         unanswered: requests that an endpoint did not answer, which the same command asks for again.
@@ -59,6 +63,7 @@ class SamplingCounts:
     redrawn: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
     too_long: int = 0
     unanswered: int = 0
@@ -80,7 +85,7 @@ class SamplingCounts:
         """Return the counts for JSON: those that every policy has, and the others where they are not 0."""
         always = {"drawn": self.drawn, "kept": self.kept, "redrawn": self.redrawn}
         always |= {reason.value: self.reasons[reason] for reason in FilterReason} | {"cut_off": self.cut_off}
-        others = {"missing": dict(self.missing)} if self.missing else {}
+        others = {name: dict(found) for name in ("missing", "refusals") if (found := getattr(self, name))}
         names = ("too_long", "unanswered", "unmatched", "unfound")
         return always | others | {name: n for name in names if (n := getattr(self, name))}
 
@@ -94,6 +99,9 @@ class SamplingCounts:
         if self.missing:
             by_reason = ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.missing.items()))
             said.append(f"{policy}: {say_count(self.missing.total(), 'completion')} left out: {by_reason} each time")
+        said += [f"{policy}: refused {reason}" for reason, _ in self.refusals.most_common(SHOWN_REFUSALS)]
+        if len(self.refusals) > SHOWN_REFUSALS:
+            said.append(f"{policy}: refused {say_count(len(self.refusals) - SHOWN_REFUSALS, 'other prompt')}")
         if self.too_long:
             said.append(f"{policy}: {say_count(self.too_long, 'prompt')} left out: no room for an answer")
         if self.unanswered:

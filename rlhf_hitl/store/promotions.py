@@ -221,7 +221,7 @@ def read_draws(store: Store, id: int) -> list[Draw]:
 
 
 def find_asked_prompts(store: Store, new_policy: str, old_policy: str, settings: Mapping[str, Any]) -> frozenset[str]:
-    """Return the ids of prompts on which raters were asked to compare these two policies before.
+    """Return the ids of prompts on which a rater has compared these two policies before, in a promotion.
 
     Args:
         settings: of the promotion that is to be opened. WEIGHTS tell which policy of a name is meant: a folder may have
@@ -235,8 +235,10 @@ def find_asked_prompts(store: Store, new_policy: str, old_policy: str, settings:
             known = [(then.get(name), now) for name, now in zip(WEIGHTS, meant)]
             if all(before == now or before is None or now is None for before, now in known):
                 same.append(id)
-        query = sa.select(promotion_draws.c.prompt_id).where(
-            promotion_draws.c.promotion_id.in_(same), promotion_draws.c.comparison_id.is_not(None)
+        query = (
+            sa.select(promotion_draws.c.prompt_id)
+            .join(judgments, judgments.c.comparison_id == promotion_draws.c.comparison_id)
+            .where(promotion_draws.c.promotion_id.in_(same))
         )
         return frozenset(conn.execute(query).scalars())
 
@@ -312,9 +314,12 @@ def decide_promotion(
 
 
 def close_free_places(store: Store, conn: Connection, id: int) -> int:
-    """Close the places of a promotion that nobody holds or has filled, and return how many there were."""
+    """Close the places of a promotion that nobody holds or has filled, and return how many there were. What another,
+    open promotion asks as well stays."""
     own = sa.select(promotion_draws.c.comparison_id).where(
-        promotion_draws.c.promotion_id == id, promotion_draws.c.comparison_id.is_not(None)
+        promotion_draws.c.promotion_id == id,
+        promotion_draws.c.comparison_id.is_not(None),
+        promotion_draws.c.comparison_id.not_in(_select_asked_now()),
     )
     # Locked in order of id, as everybody locks comparisons.
     locked = sa.select(comparisons.c.id).where(comparisons.c.id.in_(own)).order_by(comparisons.c.id)
@@ -334,7 +339,7 @@ def close_what_was_held(store: Store) -> int:
         .join(places, places.c.comparison_id == promotion_draws.c.comparison_id)
         .where(
             promotions.c.decided_at.is_not(None), places.c.role == "", places.c.judgment_id.is_(None),
-            is_free(),
+            is_free(), places.c.comparison_id.not_in(_select_asked_now()),
         )
         .distinct()
     )  # fmt: skip
@@ -345,6 +350,15 @@ def close_what_was_held(store: Store) -> int:
         with store.write() as conn:
             closed += close_free_places(store, conn, id)
     return closed
+
+
+def _select_asked_now() -> sa.Select[tuple[str]]:
+    """Select the comparisons of open promotions. One that ended before anybody voted has left its own to the next."""
+    return (
+        sa.select(promotion_draws.c.comparison_id)
+        .join(promotions, promotions.c.id == promotion_draws.c.promotion_id)
+        .where(promotions.c.decided_at.is_(None), promotion_draws.c.comparison_id.is_not(None))
+    )
 
 
 def list_promotions(store: Store) -> list[Promotion]:

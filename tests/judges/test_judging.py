@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 
@@ -157,7 +158,7 @@ def test_reasons_are_kept_as_the_rationale_of_the_order_that_was_shown(sqlite_st
         (say("A better answer would be kinder"), "unreadable"),
         (say("I'm sorry, but I can't compare these."), "refused"),
         (fail(400, "blocked", code="content_filter"), "refused"),
-        (fail(413, "too long"), "failed"),
+        (fail(413, "too long"), "refused"),
         ((200, {}, b"<html>hello</html>"), "failed"),
         ((200, {}, {"choices": []}), "failed"),
         ((200, {}, {"choices": [{"message": {"content": 7}, "logprobs": [1]}], "usage": {"total": "x"}}), "unreadable"),
@@ -194,6 +195,26 @@ def test_what_a_judge_cannot_answer_twice_is_not_asked_about_again(sqlite_store,
     assert [sum(r.unanswered.values()) for r in reports] == [1, 1, 0]
     assert [r.left for r in reports] == [0, 0, 1]
     assert len(bodies) == 10 + 1 + 1
+
+
+def test_comparisons_that_are_too_long_for_a_judge_do_not_stop_it(sqlite_store, fill, make_judge):
+    """Six in a row are refused, in this run and, before they are left alone, in the next."""
+    fill(sqlite_store, 12)
+    seen: list[str] = []
+
+    def answer(body, _):
+        [question] = re.findall(r"Question \d+\?", str(body))
+        if question not in seen:
+            seen.append(question)
+        too_long = fail(400, "This model's maximum context length is 2048 tokens")
+        return too_long if 3 <= seen.index(question) < 9 else prefer_good(body)
+
+    with serve_judge(answer) as (address, _):
+        judge = make_judge(sqlite_store, address)
+        reports = [run_judge(sqlite_store, judge, concurrency=1) for _ in range(3)]
+    assert [(r.judged, dict(r.unanswered), r.left, r.stopped) for r in reports] == [
+        (6, {"refused": 6}, 0, ""), (0, {"refused": 6}, 0, ""), (0, {}, 6, ""),
+    ]  # fmt: skip
 
 
 def test_a_budget_is_never_passed_and_more_of_it_lets_the_judge_go_on(sqlite_store, fill, make_judge):

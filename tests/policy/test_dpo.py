@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import uuid
 from collections import Counter
 from dataclasses import replace
@@ -20,17 +21,19 @@ from typer.testing import CliRunner
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, count_pairs, fit_tie_odds, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
-from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
+from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
 from rlhf_hitl.policy.dpo_rows import read_pairs
 from rlhf_hitl.policy.generation import sample_completions
-from rlhf_hitl.policy.policy_folder import TRAINING_CARD
+from rlhf_hitl.policy.model_drawer import ModelDrawer
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import CHOICES_OF_TRL, refuse_heldout
 from rlhf_hitl.policy.training_plot import plot_training
 from rlhf_hitl.policy.tuning_record import describe_preferences
+from rlhf_hitl.reward.readability import Obstacle, Unreadable
 from rlhf_hitl.stats.davidson import davidson_probabilities
 from rlhf_hitl.store import people, queue
-from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.comparisons import insert_comparisons, insert_prompts
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import (
     Answer,
@@ -190,6 +193,36 @@ def test_a_conservative_model_pairs_what_it_is_sure_of_and_counts_what_it_leaves
     assert not_paired == {"a margin below 4 times its uncertainty": 1, "a prompt without two answers": 1}
 
 
+def test_all_that_makes_no_pair_is_counted_against_the_prompts_that_were_asked(sqlite_store):
+    """A prompt with a pair, one with empty answers alone, one with answers that cannot be read, one with none."""
+
+    class Reader(Longer):
+        def find_problem(self, chats):
+            if "bad" in chats[0].completion[-1].content:
+                return Unreadable(Obstacle.TEMPLATE, "p", "an answer", expected="one that can be read", fix="")
+            return None
+
+    asked = [prompt(f"asked {i}") for i in range(4)]
+    fresh = [*answers(asked[0], "a", "b" * 30), *answers(asked[1], "", " "), *answers(asked[2], "bad 1", "bad 2", "ok")]
+    not_paired = Counter()
+    assert len(make_model_pairs(Reader(), asked, fresh, not_paired=not_paired)) == 1
+    of_model = {
+        "an answer without text": 2,
+        "an answer that the reward model cannot read": 2,
+        "a prompt without two answers": 3,
+    }
+    assert not_paired == of_model
+    with sqlite_store.write() as conn:
+        insert_prompts(sqlite_store, conn, asked)
+    not_paired = Counter()
+    assert len(collect_dpo_pairs(sqlite_store, Reader(), fresh, asked=asked, not_paired=not_paired)) == 1
+    assert not_paired == of_model
+    fresh = [c for p in asked for c in answers(p, "a", "b" * 30)]
+    not_paired = Counter()
+    assert len(collect_dpo_pairs(sqlite_store, Longer(), fresh, asked=asked, limit=1, not_paired=not_paired)) == 1
+    assert not_paired == {"a prompt beyond twice the limit": 2, "more pairs than limit": 1}
+
+
 def test_without_fresh_completions_accepted_comparisons_are_paired_and_the_sources_alternate(sqlite_store):
     add(sqlite_store, *(comparison(prompt(f"judged {i}"), "good", "bad") for i in range(3)))
     judge(sqlite_store, prefers("good"))
@@ -335,6 +368,18 @@ def test_the_odds_of_ties_follow_their_share():
     assert np.isfinite(fit_tie_odds(1))
 
 
+def test_the_odds_of_ties_are_those_of_raters_votes_however_many_pairs_the_model_makes(tiny_model, tmp_path):
+    """At the start a pair has the loss of its label at a margin of 0: of a rater log(2 + nu), of the model log 2."""
+    pairs = pairs_of([(prompt(f"question {i}"), "yes it is", "no it is not") for i in range(6)])
+    judged = [replace(pairs[0], tie=1.0), pairs[1], pairs[2]]
+    of_model = [replace(pair, label_source="model", share=0.8) for pair in pairs[3:]]
+    out = tmp_path / "a"
+    train_dpo(settings(tiny_model, out, learning_rate=1e-12, per_device_train_batch_size=1), judged + of_model)
+    nu = fit_tie_odds(1 / 3)  # 1: a tie is as likely as either side
+    expected = [np.log(2)] * 3 + [np.log(2 + nu)] * 2 + [np.log((2 + nu) / nu)]
+    assert sorted(row["loss"] for row in read_history(out)) == pytest.approx(sorted(expected), abs=1e-3)
+
+
 def test_a_pair_pulls_as_its_votes_do_and_as_hard_as_they_are_worth(tiny_model, tmp_path):
     """At the start every pair has the loss log 2 times its weight; votes that are evenly split pull to neither side."""
     pairs = pairs_of([(prompt(f"question {i}"), "yes it is", "no it is not") for i in range(2)])
@@ -418,13 +463,14 @@ def test_rounds_train_on_what_the_policy_so_far_says_and_go_on_where_they_stoppe
         seen.append((number, so_far))
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return pairs_of([(asked, "yes", "no")]), Counter({"a prompt without two answers": number})
+        pairs = pairs_of([(asked, "yes", "no")] * (number + 1))
+        return MadePairs(pairs, Counter({"a prompt without two answers": number}), {"drawn": number})
 
-    out = tmp_path / "tuned"
+    out, given = tmp_path / "tuned", {"arguments": {"rounds": 3}, "reward_model_id": "m"}
 
     def train(**more):
         of_rounds = settings(policy, out, learning_rate=1e-2, num_train_epochs=3, beta=1.0, **more)
-        return train_dpo_in_rounds(of_rounds, make_pairs, rounds=3, reference=reference)
+        return train_dpo_in_rounds(of_rounds, make_pairs, rounds=3, reference=reference, card=given)
 
     with pytest.raises(KeyboardInterrupt):
         train()
@@ -437,7 +483,23 @@ def test_rounds_train_on_what_the_policy_so_far_says_and_go_on_where_they_stoppe
     assert figures["not_paired"] == {"a prompt without two answers": 2}
     first = read_history(out)[0]["rewards/margins"]
     assert first == pytest.approx(0, abs=1e-3) if reference == "previous" else first > 0.1
+    assert figures["sampled"] == {"drawn": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["tuned"]
+    # Nothing tells that it was stopped: not the card, and not what is made of it.
+    resumed = shutil.move(out, tmp_path / "resumed")
+    assert train() == figures
+    cards = [json.loads((folder / TRAINING_CARD).read_text()) for folder in (out, resumed)]
+    for card in cards:
+        assert (card["round"], [r["round"] for r in card["earlier_rounds"]]) == (3, [1, 2])
+        assert [r["rater_pairs"] for r in card["earlier_rounds"]] + [card["rater_pairs"]] == [1, 2, 3]
+        card["history"] = [{k: v for k, v in row.items() if not k.endswith(TIMES)} for row in card["history"]]
+    assert cards[0] == cards[1]
+    for name in ("config.yaml", "README.md"):
+        assert (out / name).read_text() == (resumed / name).read_text()
+
+
+#: What of a logged step is told by the clock.
+TIMES = ("runtime", "per_second")
 
 
 # The commands.
@@ -495,6 +557,35 @@ def test_the_train_dpo_command_writes_a_policy_that_loads(judged, tiny_model, tm
     same = ("rater_pairs", "model_pairs", "steps", "loss", "reward_model_id", "round")
     assert {name: json.loads(done.stdout)[name] for name in same} == {name: result[name] for name in same}
     assert yaml.safe_load((again / "config.yaml").read_text()) == config
+
+
+def test_sampling_that_is_killed_goes_on_with_the_same_command_and_is_counted(
+    judged, tiny_model, tmp_path, monkeypatch
+):
+    from rlhf_hitl.scripts.train_dpo import main
+
+    given = {"store": judged, "model_name_or_path": tiny_model, "use_cpu": "true", "least_margin": 0}
+    given |= {"sample_prompts": 3, "max_new_tokens": 6, "limit": 4}
+    flags = [str(word) for name, value in given.items() for word in (f"--{name}", value)]
+    drawn, most, draw = [], 5, ModelDrawer.draw
+
+    def count(self, jobs, known):
+        for job, made in draw(self, jobs, known):
+            if len(drawn) == most:
+                raise KeyboardInterrupt
+            drawn.append(job.key)
+            yield job, made
+
+    monkeypatch.setattr(ModelDrawer, "draw", count)
+    with pytest.raises(KeyboardInterrupt):
+        main([*flags, "--output_dir", str(tmp_path / "tuned")])
+    most = None
+    figures = main([*flags, "--output_dir", str(tmp_path / "tuned")])
+    assert len(drawn) == len(set(drawn)) == figures["sampled"]["drawn"] >= 12
+    assert read_training_card(tmp_path / "tuned")["sampled"] == figures["sampled"]
+    assert list(tmp_path.glob(".tuned*")) == []
+    whole = main([*flags, "--output_dir", str(tmp_path / "whole")])
+    assert whole | {"policy": ""} == figures | {"policy": ""}
 
 
 def test_the_choices_of_losses_are_those_that_trl_has():

@@ -20,6 +20,7 @@ from rlhf_hitl.endpoints import client
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.completing import complete_prompts
 from rlhf_hitl.policy.completion_files import CompletionFile, open_completion_file, read_prompts
+from rlhf_hitl.policy.generation_run import GenerationRun
 from rlhf_hitl.policy.model_drawer import ModelDrawer
 from rlhf_hitl.policy.sampled_comparisons import group_across_policies, make_comparisons, require_enough_completions
 from rlhf_hitl.policy.sampling import Sampling
@@ -204,6 +205,41 @@ def test_refusals_are_counted_and_empty_answers_kept_only_where_all_are(tmp_path
     assert texts.count("") == 2
 
 
+@pytest.mark.parametrize(("status", "completions"), [(400, 6), (422, 2), (500, 6)])
+def test_one_prompt_that_an_endpoint_cannot_take_does_not_stop_the_others(
+    tmp_path, asked, monkeypatch, status, completions
+):
+    """What it says of a prompt that is too long is kept as a refusal. A prompt that makes it fail is asked again."""
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.001)
+    questions = []
+
+    def answer(body, _):
+        questions.append(text := body["messages"][-1]["content"])
+        if text == "hello 1":
+            return fail(status, "This model's maximum context length is 2048 tokens")
+        return say(f"{text} {body['seed']}")
+
+    with serve_judge(answer) as (address, _):
+        flags = ["--endpoint", address, "--model", "big", "--prompts", asked, *SAMPLING, "--limit", 4]
+        flags += ["--completions", completions, "--out", tmp_path / "o.jsonl", "--concurrency", 1]
+        done, data = generate(*flags)
+        assert done.returncode == 0, done.stderr
+        counts, of_all = data["policies"]["big"], len(questions)
+        assert counts["kept"] == 3 * completions
+        if status == 500:
+            assert counts["unanswered"] == completions
+            again, data = generate(*flags)  # that prompt alone is left
+            assert (again.returncode, data["policies"]["big"]["unanswered"]) == (0, completions)
+            assert set(questions[of_all:]) == {"hello 1"}
+            return
+        assert counts["refused"] == completions == questions.count("hello 1")
+        [(said, times)] = counts["refusals"].items()
+        refused = read_prompts(asked)[1]
+        assert (said.startswith(f"prompt {refused.id}: {status} This model's maximum"), times) == (True, completions)
+        done = run_command("generate", *flags, "--overwrite")
+        assert f"big: refused prompt {refused.id}: {status} This model's maximum context" in done.stdout
+
+
 def test_policies_of_all_kinds_are_compared_with_each_other_and_raters_learn_nothing(
     sqlite_store, sqlite_url, tmp_path, tiny_model, asked, monkeypatch
 ):
@@ -326,6 +362,19 @@ def test_a_file_is_streamed_and_its_repeats_are_counted(tmp_path):
     [(_, kept)] = CompletionFile(tmp_path / "c.jsonl").complete([prompt], counts)
     assert [(c.policy, c.text) for c in kept] == [("p", "a"), ("r", "a")]
     assert (counts.drawn, counts.kept, dict(counts.missing)) == (4, 2, {"repeat": 1, "empty": 1})
+
+
+def test_files_side_by_side_count_their_last_prompt(tmp_path):
+    prompts = [Prompt.create((Message("user", f"q {i}"),)) for i in range(3)]
+    for name in "ab":
+        with open_completion_file(tmp_path / f"{name}.jsonl") as write:
+            for prompt in prompts:
+                write(prompt, make(prompt, name, *(f"{name} {i}" for i in range(4))))
+    files = [CompletionFile(tmp_path / f"{name}.jsonl") for name in "ab"]
+    for keep_all in (False, True):
+        run = GenerationRun(files, prompts, [Sampling(count=4)], tmp_path / "parts", keep_all=keep_all)
+        assert sum(len(made) for _, made in run.complete()) == 24
+        assert [(c.drawn, c.kept) for c in run.counts.values()] == [(12, 12)] * 2
 
 
 def test_a_policy_that_says_nothing_is_named_in_a_warning(tmp_path, asked):

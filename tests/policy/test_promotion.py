@@ -38,11 +38,13 @@ from rlhf_hitl.store.policies import PolicyMethod, list_policies
 from rlhf_hitl.store.policy_changes import count_hidden_prompts, count_shared_prompts, find_changes
 from rlhf_hitl.store.promotions import (
     AnsweredPrompt,
+    close_what_was_held,
     find_asked_prompts,
     get_promotion,
     list_promotions,
     open_promotion,
     read_draws,
+    read_gate_votes,
 )
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.tables import places, projects
@@ -336,13 +338,34 @@ def test_two_promotions_of_the_same_policies_are_not_open_at_once(store):
 
 def test_a_policy_that_was_trained_again_under_its_name_may_be_asked_about_the_same_prompts(store):
     drawn, weights = draw(3, same=(1,)), {"new_weights": "a", "old_weights": "b"}
-    open_one(store, drawn, settings=weights)
+    gate = open_one(store, drawn, settings=weights)
+    assert find_asked_prompts(store, "tuned", "base-one", weights) == set(), "nobody has judged one"
+    judge(store, people.add_rater(store, "ann", Role.RATER).id, count=2)
+    end_promotion(store, gate.id, "")
     asked = {drawn[0].prompt.id, drawn[2].prompt.id}
     assert find_asked_prompts(store, "tuned", "base-one", weights) == asked
     for name in weights:
         assert find_asked_prompts(store, "tuned", "base-one", weights | {name: "another"}) == set()
     assert find_asked_prompts(store, "tuned", "base-one", {}) == asked, "of earlier versions the name is all there is"
     assert find_asked_prompts(store, "base-one", "tuned", {}) == set()
+
+
+def test_what_nobody_judged_is_asked_again_and_its_places_stay_open(store):
+    """The second promotion has the first one's answers, for nothing about the policies has changed."""
+    drawn, rater = draw(4), people.add_rater(store, "ann", Role.RATER)
+    first = open_one(store, drawn)
+    judged = judge(store, rater.id)
+    end_promotion(store, first.id, "")
+    assert count_open_places(store) == 0
+    left = [d for d in drawn if d.comparison.id not in judged]
+    assert find_asked_prompts(store, "tuned", "base-one", {}) == {d.prompt.id for d in drawn} - {
+        d.prompt.id for d in left
+    }
+    second = open_one(store, left)
+    assert close_what_was_held(store) == 0
+    assert count_open_places(store) == 3
+    assert len(judge(store, rater.id, count=9)) == 3
+    assert len(read_gate_votes(store, second.id, simulated=False).of) == 3
 
 
 # --- with real policies
@@ -376,11 +399,17 @@ def test_both_policies_answer_once_and_an_empty_answer_counts(heldout, tiny_mode
     assert start(heldout, policy, tiny_model, settings, tmp_path) == gate
     with pytest.raises(BadInput, match=r"temperature 0\.5 for promotion 1, which is open"):
         start(heldout, policy, tiny_model, PromotionSettings(6, max_new_tokens=6, temperature=0.5), tmp_path)
+    ann = people.add_rater(heldout, "ann", Role.RATER)
+    lease = queue.lease(heldout, ann.id, seconds=60)
+    assert lease is not None
+    queue.submit(heldout, lease.id, ann.id, Answer(Verdict.SKIPPED))
     end_promotion(heldout, gate.id, "")
-    # What was judged before is not asked again: three prompts are left.
+    # What was judged before is not asked again; what nobody judged is.
     again = start(heldout, policy, tiny_model, settings, tmp_path)
-    assert again.settings["judged"] == 3
-    assert again.counts["judged_before"] == 6
+    assert (again.counts["judged_before"], again.settings["judged"], again.counts["fresh"]) == (1, 6, 2)
+    asked = {d.comparison_id for d in read_draws(heldout, again.id) if d.comparison_id is not None}
+    assert lease.comparison.id not in asked
+    assert count_open_places(heldout) == 6
 
 
 def test_a_policy_that_says_nothing_is_judged_on_it(heldout, tiny_model, policy, tmp_path):

@@ -465,7 +465,8 @@ def test_only_held_out_prompts_are_asked_and_none_that_a_policy_has_learnt_from(
 
 
 def test_a_prompt_that_the_reward_model_has_learnt_from_is_refused(judged_store, trained_model, tiny_model, policy):
-    taught = replace(list_prompts(judged_store, split=Split.TRAIN)[0], split=Split.HELDOUT)
+    learnt = next(p for p in list_prompts(judged_store, split=Split.TRAIN) if p.family in trained_model.seen.train)
+    taught = replace(learnt, split=Split.HELDOUT)
     with pytest.raises(BadInput, match="which the reward model has learnt from"):
         refuse_learnt_prompts([taught], find_policy(str(policy)), find_policy(str(tiny_model)), trained_model)
 

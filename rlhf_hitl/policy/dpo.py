@@ -203,7 +203,7 @@ def compute_label_loss(
     """
     ties = torch.zeros_like(margins) if ties is None else ties
     normaliser = margins / 2 + softplus(-margins)  # log(exp(m/2) + exp(-m/2))
-    odds = torch.as_tensor(tie_odds).to(margins).expand_as(margins)
+    odds = torch.as_tensor(tie_odds, dtype=margins.dtype, device=margins.device).expand_as(margins)
     normaliser = torch.logaddexp(normaliser, odds.log())
     log_odds = torch.where(odds > 0, odds, 1.0).log()
     decided = normaliser - (2 * shares - 1) * margins / 2

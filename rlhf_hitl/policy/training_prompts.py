@@ -40,8 +40,8 @@ def read_training_prompts(
     skip_bad: bool,
     watch: TuningWatch | None = None,
 ) -> TrainingPrompts:
-    """Return the prompts of up to `max_prompt_tokens`, and of so many that the policy has positions for an answer, too,
-    that the policy can read, and the reward models answers to.
+    """Return the prompts of up to `max_prompt_tokens` that the policy can read, with an answer within its positions, and
+    the reward models answers to.
 
     The others are counted and warned of.
 
@@ -81,7 +81,7 @@ def read_training_prompts(
         raise BadInput(
             say_count(len(prompts), "prompt"),
             expected=f"at least one that is not longer than {why}",
-            fix="import shorter prompts of the train split, or "
+            fix="import prompts of the train split, or "
             + ("raise max_prompt_tokens" if most == max_prompt_tokens else "let answers have fewer tokens"),
         )
     return TrainingPrompts([p for p, _ in fitting], [tokens for _, tokens in fitting], too_long, left_out)

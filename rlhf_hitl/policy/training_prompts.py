@@ -40,7 +40,7 @@ def read_training_prompts(
     skip_bad: bool,
     watch: TuningWatch | None = None,
 ) -> TrainingPrompts:
-    """Return the prompts of up to `max_prompt_tokens` that the policy can read, with an answer within its positions, and
+    """Return the prompts of up to `max_prompt_tokens` that the policy can read, within its positions with an answer, and
     the reward models answers to.
 
     The others are counted and warned of.

@@ -40,7 +40,7 @@ def read_training_prompts(
     skip_bad: bool,
     watch: TuningWatch | None = None,
 ) -> TrainingPrompts:
-    """Return the prompts of up to `max_prompt_tokens` that the policy can read, within its positions with an answer, and
+    """Return the prompts of up to `max_prompt_tokens` that the policy can read, with room for an answer, and
     the reward models answers to.
 
     The others are counted and warned of.

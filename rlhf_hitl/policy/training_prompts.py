@@ -40,15 +40,15 @@ def read_training_prompts(
     skip_bad: bool,
     watch: TuningWatch | None = None,
 ) -> TrainingPrompts:
-    """Return the prompts of up to `max_prompt_tokens` that the policy can read, with room for an answer, and
-    the reward models answers to.
+    """Return the prompts of up to `max_prompt_tokens` that the policy can read and has positions left to answer, and to
+    which the reward models can read answers.
 
     The others are counted and warned of.
 
     Args:
-        policy: whose positions count.
-        max_new_tokens: of an answer.
-        watch: whose gold model is to read answers, too.
+        policy: the one that is tuned; its configuration says how many positions it has.
+        max_new_tokens: most tokens of an answer.
+        watch: its gold model is to read the answers, too.
 
     Raises:
         BadInput: none is left, or some cannot be read and `skip_bad` is not set.

@@ -40,15 +40,15 @@ def read_training_prompts(
     skip_bad: bool,
     watch: TuningWatch | None = None,
 ) -> TrainingPrompts:
-    """Return the prompts of up to `max_prompt_tokens`, and of so many that the policy has positions for an answer, too,
-    that the policy can read, and the reward models answers to.
+    """Return the prompts of up to `max_prompt_tokens` that the policy can read and has positions left to answer, and to
+    which the reward models can read answers.
 
     The others are counted and warned of.
 
     Args:
-        policy: whose positions count.
-        max_new_tokens: of an answer.
-        watch: whose gold model is to read answers, too.
+        policy: the one that is tuned; its configuration says how many positions it has.
+        max_new_tokens: most tokens of an answer.
+        watch: its gold model is to read the answers, too.
 
     Raises:
         BadInput: none is left, or some cannot be read and `skip_bad` is not set.
@@ -81,7 +81,7 @@ def read_training_prompts(
         raise BadInput(
             say_count(len(prompts), "prompt"),
             expected=f"at least one that is not longer than {why}",
-            fix="import shorter prompts of the train split, or "
+            fix="import prompts of the train split, or "
             + ("raise max_prompt_tokens" if most == max_prompt_tokens else "let answers have fewer tokens"),
         )
     return TrainingPrompts([p for p, _ in fitting], [tokens for _, tokens in fitting], too_long, left_out)

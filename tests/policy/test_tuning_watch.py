@@ -172,5 +172,5 @@ def test_prompts_that_the_gold_model_cannot_read_are_refused_before_anything_is_
     how: dict[str, Any] = {"policy": str(tiny_model), "max_prompt_tokens": 99, "max_new_tokens": 6, "watch": watch}
     read = read_training_prompts(PROMPTS[:3], reader, lambda chats: None, skip_bad=True, **how)
     assert {p.id for p in read.prompts} == {p.id for p in PROMPTS[1:3]}
-    with pytest.raises(BadInput, match="no template for it"):
+    with pytest.raises(BadInput, match="the chat template refuses"):
         read_training_prompts(PROMPTS[:3], reader, None, skip_bad=False, **how)

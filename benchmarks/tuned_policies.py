@@ -36,10 +36,10 @@ def sample_answers(
     """
     import torch
 
-    from rlhf_hitl.models import find_best_device, load_policy, load_tokenizer
+    from rlhf_hitl.models import find_best_device, load_policy, load_tokenizer, resolve_dtype
 
     tokenizer: Any = load_tokenizer(policy)
-    model: Any = load_policy(policy).to(find_best_device())  # type: ignore[arg-type]
+    model: Any = load_policy(policy, resolve_dtype()).to(find_best_device())  # type: ignore[arg-type]
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
         texts = [

@@ -24,11 +24,10 @@ from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
 from rlhf_hitl.policy.generation_run import GenerationRun
 from rlhf_hitl.policy.lineage import record_tuned_policy
-from rlhf_hitl.policy.model_drawer import BATCH_TOKENS
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
-from rlhf_hitl.policy.sources import find_model
+from rlhf_hitl.policy.sources import find_policy
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
 from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
 from rlhf_hitl.store.comparisons import list_prompts
@@ -116,7 +115,7 @@ def _sample(
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed + number, count=arguments.completions
     )
-    source = find_model(policy, backend="transformers", batch_tokens=BATCH_TOKENS)
+    source = find_policy(policy)
     run = GenerationRun([source], prompts, [sampling], journals, skip_bad=settings.skip_bad)
     run.check()
     run.draw_part(state.process_index, state.num_processes)

@@ -158,9 +158,9 @@ def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: Tuning
         card: of the tuning; it has `reward_model_id` and `conservative`.
     """
     from rlhf_hitl.models import get_display_name
-    from rlhf_hitl.policy.sources import find_model
+    from rlhf_hitl.policy.sources import find_policy
 
-    files = find_model(policy, backend="transformers", batch_tokens=1).identity
+    files = find_policy(policy).identity
     return {
         "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
         "reward_model": card.get("reward_model_id"),

@@ -271,8 +271,7 @@ def _fill_store(
 
 
 def _require_some(run: GenerationRun) -> None:
-    """Raise BadInput where nothing came out, with what became of each policy's answers. What was answered is kept: where
-    requests went without an answer, the same command asks for these."""
+    """Raise BadInput where nothing came out, with what became of each policy's answers."""
     if any(counts.kept for counts in run.counts.values()):
         return
     run.finish()

@@ -26,8 +26,8 @@ from rlhf_hitl.wording import say_count
 #: Prompts in a row without an answer, after which an endpoint is taken for down. One prompt, asked often, may be to
 #: blame itself.
 MOST_FAILURES_IN_A_ROW = 5
-#: Answers without text, to so many prompts where there are as many, after which an endpoint that has sent no text yet is
-#: asked no more: each would be asked for again, and paid for.
+#: Answers without text, to so many prompts where there are as many, after which an endpoint that has sent no text yet
+#: is asked no more: each would be asked for again, and paid for.
 MOST_EMPTY_AT_FIRST = 5
 MOST_NAME_LETTERS = 200
 
@@ -56,7 +56,7 @@ class EndpointDrawer:
         journal: keeps what each request took, so that a budget holds for a command that is given again.
 
     Attributes:
-        takes_silence: go on where the first answers are all empty, as where a policy is measured and nothing is filtered.
+        takes_silence: go on where the first answers are all empty, since nothing is filtered.
     """
 
     window = 1024
@@ -68,7 +68,7 @@ class EndpointDrawer:
         self._has_said_something, self._empty, self._empty_prompts = False, 0, set[str]()
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
-        fix = "give a higher --budget: the same command goes on where this one stopped"
+        fix = "give a higher --budget, or fewer --max-new-tokens: with a higher one the same command goes on where this one stopped"
         budget = Budget(settings.budget, settings.price_in, settings.price_out, spent, fix)
         self._client = EndpointClient(settings.address, settings.model, key, budget, settings.timeout_seconds)
 
@@ -82,7 +82,7 @@ class EndpointDrawer:
         """Yield answers as they come.
 
         Raises:
-            EndpointDown: it answers no more, or has sent no text yet. What was under way is waited for and yielded before.
+            EndpointDown: it answers no more, or has sent no text yet. What was under way is waited for, and yielded.
             BudgetReached, CannotAsk: as of the client; likewise.
         """
         waiting, stopped = [job for job in reversed(jobs) if job.key not in known], None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, locate_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
@@ -57,8 +57,7 @@ Processes = Annotated[int, typer.Option(min=1, help="Train in this many processe
 
 @command(
     "train-dpo",
-    if_interrupted="no policy was written. Give the same command again: with the same --out it goes on after the "
-    "rounds that were finished",
+    if_interrupted="no policy was written",
     counts_time=True,
     extra="train",
 )
@@ -152,7 +151,7 @@ def _train(
     from importlib import import_module, resources
 
     from rlhf_hitl.arguments import read_yaml_settings, rename_settings
-    from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
+    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, require_free_folder
     from rlhf_hitl.policy.training import FORMER_NAMES, NAMES_FOR_PPO
 
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
@@ -173,10 +172,19 @@ def _train(
         _check_settings(method, values, settings, file, arguments)
         require_free_folder(folder)
         model_name = _check_what_is_needed(method, store, policy, reward_model, values, extra)
-        if processes == 1:
-            import_module(script).main([*arguments, "--store", store])
-        else:
-            launch_processes(script, arguments, processes, store=store)
+        try:
+            if processes == 1:
+                import_module(script).main([*arguments, "--store", store])
+            else:
+                launch_processes(script, arguments, processes, store=store)
+        except KeyboardInterrupt:
+            rounds = list(folder.parent.glob(f".{folder.name}.rounds/round-*/{TRAINING_CARD}"))
+            if not rounds:
+                raise
+            raise Interrupted(
+                f"interrupted: no policy was written, and {say_count(len(rounds), 'round')} of it "
+                f"{'is' if len(rounds) == 1 else 'are'} kept. The same command with --out {folder} goes on after that"
+            ) from None
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}

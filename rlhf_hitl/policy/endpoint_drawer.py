@@ -68,7 +68,7 @@ class EndpointDrawer:
         self._has_said_something, self._empty, self._empty_prompts = False, 0, set[str]()
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
-        fix = "give a higher --budget, or fewer --max-new-tokens: with a higher one the same command goes on where this one stopped"
+        fix = "give a higher --budget: the same command goes on where this one stopped, and stops at once with this one"
         budget = Budget(settings.budget, settings.price_in, settings.price_out, spent, fix)
         self._client = EndpointClient(settings.address, settings.model, key, budget, settings.timeout_seconds)
 

@@ -365,7 +365,7 @@ def test_prompts_are_texts_or_messages_and_another_line_is_named(tmp_path, sqlit
     for bad, said in {
         '{"question": "Tea?"}': 'prompts.jsonl:1: with question: expected a JSON object with "prompt"',
         '{"prompt": 3}': "prompts.jsonl:1: ",
-        '{"prompt": ""}': "prompts.jsonl:1: ",
+        '{"prompt": ""}': "prompts.jsonl:1: prompt '': expected a text that is not empty",
         '{"prompt": [{"role": "user"}]}': "prompts.jsonl:1: messages[0]",
         '{"prompt": "Tea?", "tags": [1]}': "prompts.jsonl:1: ",
         '{"prompt": "Tea?"': "prompts.jsonl:1: expected a JSON object",

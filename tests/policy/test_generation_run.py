@@ -456,3 +456,13 @@ def test_where_nothing_comes_out_the_command_fails_and_says_why(tmp_path, tiny_m
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "100,000 new ones" in data["error"]
     assert "no other of 2 prompts is short enough" in data["error"]
+
+
+def test_requests_that_reached_nobody_are_told_from_those_that_did():
+    from rlhf_hitl.cli.endpoint_options import say_calls
+    from rlhf_hitl.policy.draws import sum_calls
+
+    call = {"outcome": "answered", "prompt_tokens": 3, "completion_tokens": 2, "cost": 0.0}
+    lost = call | {"outcome": "failed", "reached_nobody": True}
+    said = say_calls("big", sum_calls([call, lost, lost]))  # a call of an earlier version has no such field
+    assert said.startswith("big: 3 requests (of which 2 reached nobody), ")

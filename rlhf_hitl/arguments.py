@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_error, hand_on_error
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
@@ -183,6 +183,48 @@ def refuse_settings(configs: Iterable[Any], unsupported: Mapping[str, str]) -> N
                 value = f"{f.name} {getattr(config, f.name)!r}"
                 default = getattr(f.default, "value", f.default)
                 raise BadInput(value, expected=f"its default, {default!r}", fix=unsupported[f.name])
+
+
+def check_settings(
+    kinds: Iterable[Any], values: Mapping[str, Any], flags: Mapping[str, str], file: Path | None
+) -> None:
+    """Check words and numbers of settings, without the seconds that TRL takes to be imported.
+
+    Args:
+        kinds: dataclasses of settings that check themselves; what is a setting of none of them is passed over.
+        values: of a file and of flags.
+        flags: those of them that flags gave.
+
+    Raises:
+        BadInput: a value is of the wrong type, or out of range.
+    """
+    for kind in kinds:
+        hints, read = get_type_hints(kind), dict[str, Any]()
+        for name in hints.keys() & values.keys():
+            read[name], where = values[name], f"--{name}" if name in flags else f"{file}: {name}"
+            one_of = get_args(hints[name]) or (hints[name],)
+            numbers = [number for number in (int, float) if number in one_of]
+            if numbers and isinstance(values[name], str):
+                try:
+                    read[name] = numbers[0](values[name])
+                except ValueError as e:
+                    expected = _TYPES[numbers[0].__name__]
+                    fix = "correct it or leave it out"
+                    raise BadInput(f"{where} {values[name]}", expected=expected, fix=fix) from e
+        try:
+            kind(**read)
+        except BadInput as e:
+            name = e.value.split(" ")[0]
+            where = f"--{e.value}" if name in flags else f"{file}: {e.value}"
+            raise BadInput(where, expected=e.expected, fix=e.fix) from e
+
+
+def read_whole_number(value: Any) -> int | None:
+    """Return the whole number that a setting is, or is written as; None where it is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def read_trackers(report_to: str | Sequence[str] | None) -> list[str]:

@@ -29,7 +29,7 @@ from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.policy.sources import find_policy
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, choose_prompts
-from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
+from rlhf_hitl.policy.tuning_record import describe_reward_model, list_arguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Completion, Prompt, Split
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model = data.open_reward_model(store) if is_main and not arguments.human_only else None
         model_id: list[Any] = [None if model is None else model.id]
         broadcast_object_list(model_id)
-        changed = list_changed_arguments(
+        changed = list_arguments(
             data, arguments, reward_model=model_id[0], model_name_or_path=settings.model_name_or_path
         )
 

@@ -20,7 +20,7 @@ from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import train_ppo
 from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import NAMES_FOR_PPO, DataArguments, refuse_heldout
-from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
+from rlhf_hitl.policy.tuning_record import describe_reward_model, list_arguments
 from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -37,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         model = data.open_reward_model(store)
         reward, watch = PolicyReward(model, store, data.conservative), watching.open_watch(store, model, gather_object)
         card = {
-            "arguments": list_changed_arguments(
-                data, watching, reward_model=model.id, gold_reward_model=watch.gold_model_id
-            ),
+            "arguments": list_arguments(data, watching, reward_model=model.id, gold_reward_model=watch.gold_model_id),
             **describe_reward_model(model),
             "conservative": data.conservative,
         }

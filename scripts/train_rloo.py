@@ -20,7 +20,7 @@ from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.rewards import PolicyReward
 from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
-from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
+from rlhf_hitl.policy.tuning_record import describe_reward_model, list_arguments
 from rlhf_hitl.policy.tuning_watch import WatchArguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -40,9 +40,7 @@ def main(
         reward = PolicyReward(model, store, data.conservative)
         watch = watching.open_watch(store, model, gather_object)
         card = {
-            "arguments": list_changed_arguments(
-                data, watching, reward_model=model.id, gold_reward_model=watch.gold_model_id
-            ),
+            "arguments": list_arguments(data, watching, reward_model=model.id, gold_reward_model=watch.gold_model_id),
             **describe_reward_model(model),
             "conservative": data.conservative,
         }

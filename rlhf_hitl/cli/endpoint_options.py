@@ -53,4 +53,5 @@ def say_calls(policy: str, totals: dict[str, Any]) -> str:
     """Return what the requests to an endpoint took, in a line."""
     tokens = f"{totals['prompt_tokens']:,} + {totals['completion_tokens']:,} tokens"
     cost = f"cost {totals['cost']:.4g} {load_settings().currency}"
-    return f"{policy}: {say_count(totals['requests'], 'request')}, {tokens}, {cost}"
+    lost = f" (of which {n:,} reached nobody)" if (n := totals.get("reached_nobody")) else ""
+    return f"{policy}: {say_count(totals['requests'], 'request')}{lost}, {tokens}, {cost}"

@@ -191,7 +191,7 @@ def generate_command(
                 print_note(f"{out} is written anew when the answers that are missing have come")
         elif out:
             check_may_write(out, "completions", "file", is_earlier=holds_completions, overwrite=overwrite)
-        run.check()
+        run.check(require_some=True)
         if processes > 1:
             values = {
                 "policy": policies, "prompts": prompts, "split": split and split.value, "limit": limit,
@@ -209,6 +209,7 @@ def generate_command(
                 for prompt, answers in run.complete():
                     write(prompt, answers)
                     made += len(answers)
+                _require_some(run)
             data |= {"completions": made, "out": str(out)}
             written = f"{say_count(made, 'completion')} of {say_count(len(chosen), 'prompt')}"
             text: Any = f"Wrote {written} to {out}"
@@ -216,6 +217,7 @@ def generate_command(
             assert opened is not None
             record_sources(opened, sources)
             data |= _fill_store(opened, run, chosen, k, overlap, rule, reward, pairs, seed)
+            _require_some(run)
             text = make_table("Generated", data)
         run.finish()
     finally:
@@ -266,6 +268,20 @@ def _fill_store(
     )  # fmt: skip
     add(finished, by_rule)
     return counts | ({"without_comparison": without} if without else {}) | {"paired_by_rule": len(by_rule)}
+
+
+def _require_some(run: GenerationRun) -> None:
+    """Raise BadInput where nothing came out, with what became of each policy's answers."""
+    if any(counts.kept for counts in run.counts.values()):
+        return
+    run.finish()
+    lines, _ = _report(run)
+    raise BadInput(
+        f"0 completions of {', '.join(run.counts)}" + (f" ({'; '.join(lines)})" if lines else ""),
+        expected="one or more",
+        fix="look at what the policy answers: its chat template, the endpoint's filter, --max-new-tokens; --keep-all "
+        "keeps empty answers",
+    )
 
 
 def _report(run: GenerationRun) -> tuple[list[str], dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.endpoint_options import (
     ApiKeyEnv,
     ApiKeyFile,
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
 LOOK_INTERVAL = 2.0
 
 
-@command(
-    "promote",
-    if_interrupted="what was sampled is kept, and a promotion that is open stays so. The same command goes on with it",
-)
+@command("promote")
 def promote_command(
     policy: Annotated[
         str | None,
@@ -157,10 +154,15 @@ def promote_command(
     predictor = None
     if not no_reward_model and (reward_model is not None or list_reward_models(opened)):
         predictor = load_requested_model(opened, reward_model)
-    promotion = start_promotion(
-        opened, new, old, settings, workspace=load_settings().workspace, reward_model=predictor, simulated=simulate,
-        skip_bad=skip_bad, on_calls=lambda name, totals: print_note(say_calls(name, totals)),
-    )  # fmt: skip
+    try:
+        promotion = start_promotion(
+            opened, new, old, settings, workspace=load_settings().workspace, reward_model=predictor, simulated=simulate,
+            skip_bad=skip_bad, on_calls=lambda name, totals: print_note(say_calls(name, totals)),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        raise Interrupted(
+            "interrupted: no promotion was opened; what was sampled is kept. The same command samples only the rest"
+        ) from None
     promotion = look_at_promotion(opened, promotion.id)
     printed = ""
 
@@ -178,7 +180,12 @@ def promote_command(
 
     if no_wait:
         return _report(promotion)
-    promotion = wait_for_decision(opened, promotion.id, wait)
+    try:
+        promotion = wait_for_decision(opened, promotion.id, wait)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted: promotion {promotion.id} stays open, and raters go on. The same command goes on with it"
+        ) from None
     return _report(promotion, exit_code=0 if promotion.is_promoted else 1)
 
 

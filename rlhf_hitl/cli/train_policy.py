@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -11,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, locate_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
@@ -27,6 +28,8 @@ MODULES_OF_SETTINGS = {
     "rloo": ("rlhf_hitl.policy.online_settings", "trl.trainer.rloo_config", *_SETTINGS_OF_TRL),
     "grpo": ("rlhf_hitl.policy.online_settings", "trl.trainer.grpo_config", *_SETTINGS_OF_TRL),
 }
+#: The loss above which DPO starts only where some pairs are ties: ln 2, and what rounding adds.
+LOSS_WITHOUT_TIES = 0.7
 #: Values with which a setting does nothing.
 OFF = ("", "0", "0.0", "false", "no", "none", "null")
 
@@ -57,8 +60,7 @@ Processes = Annotated[int, typer.Option(min=1, help="Train in this many processe
 
 @command(
     "train-dpo",
-    if_interrupted="no policy was written. Give the same command again: with the same --out it goes on after the "
-    "rounds that were finished",
+    if_interrupted="no policy was written",
     counts_time=True,
     extra="train",
 )
@@ -152,7 +154,7 @@ def _train(
     from importlib import import_module, resources
 
     from rlhf_hitl.arguments import read_yaml_settings, rename_settings
-    from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
+    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, require_free_folder
     from rlhf_hitl.policy.training import FORMER_NAMES, NAMES_FOR_PPO
 
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
@@ -170,25 +172,74 @@ def _train(
     script = f"rlhf_hitl.scripts.train_{method}"
     with _blame_set(settings):
         values = in_file | settings
-        _check_settings(method, values, settings, file, arguments)
+        _check_settings(method, values, settings, file)
         require_free_folder(folder)
         model_name = _check_what_is_needed(method, store, policy, reward_model, values, extra)
-        if processes == 1:
-            import_module(script).main([*arguments, "--store", store])
-        else:
-            launch_processes(script, arguments, processes, store=store)
+        try:
+            if processes == 1:
+                import_module(script).main([*arguments, "--store", store])
+            else:
+                launch_processes(script, arguments, processes, store=store)
+        except KeyboardInterrupt:
+            rounds = list(folder.parent.glob(f".{folder.name}.rounds/round-*/{TRAINING_CARD}"))
+            if not rounds:
+                raise
+            raise Interrupted(
+                f"interrupted: no policy was written, and {say_count(len(rounds), 'round')} of it "
+                f"{'is' if len(rounds) == 1 else 'are'} kept. The same command with --out {folder} goes on after that"
+            ) from None
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
-    rows = {k: v for k, v in data.items() if not isinstance(v, dict | list)} | data.get("last", {})
-    left_out = [f"{n:,} made no pair: {reason}" for reason, n in card.get("not_paired", {}).items()]
+    left_out = [_say_not_paired(reason, n) for reason, n in card.get("not_paired", {}).items()]
     left_out += [
         f"{say_count(one['count'], 'pair' if method == 'dpo' else 'prompt')} left out: {one['reason']} (such as prompt "
         f"{one['prompts'][0]})"
         for one in card.get("left_out", {}).values()
     ]
     title = f"Tuned with {method.upper()}" + (f" on {model_name}" if model_name else "")
-    return Result(data, make_table(f"{title}; the last step's figures", rows), more=left_out)
+    base = policy or values.get("model_name_or_path") or DEFAULT_MODEL
+    next_step = f"Next: rlhf-hitl promote {shlex.join(['--policy', str(folder), '--against', str(base)])}"
+    more = [*_say_start(card), *left_out, *card.get("warnings", ()), next_step]
+    return Result(data, make_table(title, _choose_rows(folder, card)), more=more)
+
+
+def _say_not_paired(reason: str, n: int) -> str:
+    from rlhf_hitl.policy.dpo_pairs import LIMIT_REACHED
+
+    if reason.startswith(LIMIT_REACHED):
+        return f"{say_count(n, 'pair')} not used: {reason.removeprefix(LIMIT_REACHED)}"
+    return f"{n:,} made no pair: {reason}"
+
+
+#: Figures of a step that people are shown, first and last; all are in --json and training.json.
+SHOWN_FIGURES = {
+    "loss": "loss",
+    "rewards/accuracies": "accuracy",
+    "reward": "reward",
+    "gold_reward": "gold reward",
+    "kl": "KL",
+}
+
+
+def _choose_rows(folder: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what people are shown of a training: what it learnt from, and its main figures, first and last."""
+    rows: dict[str, Any] = {"policy": folder}
+    names = ("rater_pairs", "model_pairs", "prompts", "steps", "stopped")
+    rows |= {name.replace("_", " "): card[name] for name in names if card.get(name)}
+    for name, shown in SHOWN_FIGURES.items():
+        found = [step[name] for step in card["history"] if isinstance(step.get(name), int | float)]
+        if found:
+            rows[shown] = f"{found[0]:.4g} → {found[-1]:.4g}" if len(found) > 1 else found[0]
+    return rows
+
+
+def _say_start(card: Mapping[str, Any]) -> list[str]:
+    """Say why the loss of DPO with ties begins above ln 2, which is known as where DPO begins."""
+    first = card["history"][0].get("loss", 0.0) if card["history"] else 0.0
+    if not card.get("pairs_with_ties") or first < LOSS_WITHOUT_TIES:
+        return []
+    return [f"With ties a policy that has learnt nothing starts at a loss of about {first:.3g}, above ln 2"]
 
 
 #: Settings of the scripts that the command has flags for and passes on itself → the flag.
@@ -226,19 +277,12 @@ def _blame_set(settings: dict[str, str]) -> Iterator[None]:
         raise type(e)(f"--set {name}={settings[name]}", expected=e.expected, fix=e.fix) from e
 
 
-def _check_settings(
-    method: str, values: dict[str, Any], settings: dict[str, str], file: Path, arguments: list[str]
-) -> None:
-    """Raise BadInput for a setting that there is not, before the seconds that TRL's settings take to be imported."""
-    from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
+def _check_settings(method: str, values: dict[str, Any], settings: dict[str, str], file: Path) -> None:
+    """Raise BadInput for an unknown setting or a value it cannot have, before the seconds that importing TRL takes."""
+    from rlhf_hitl.arguments import check_settings, make_unknown_setting_error, read_field_names, read_whole_number
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo.config import PPOConfig
-    from rlhf_hitl.policy.training import (
-        NAMES_FOR_PPO,
-        UNSUPPORTED_SETTINGS,
-        DataArguments,
-        refuse_unknown_choices,
-    )
+    from rlhf_hitl.policy.training import UNSUPPORTED_SETTINGS, DataArguments, refuse_unknown_choices
     from rlhf_hitl.policy.tuning_watch import WatchArguments
 
     of_method = {"ppo": (WatchArguments, PPOConfig), "dpo": (DPOPairArguments,)}.get(method, (WatchArguments,))
@@ -253,8 +297,18 @@ def _check_settings(
             where = f"--set {name}={values[name]}" if name in settings else f"{file}: {name} {values[name]!r}"
             raise BadInput(where, expected=f"{name} left out", fix=unsupported[name])
         refuse_unknown_choices(method, {name: values[name]}, "--" if name in settings else f"{file}: ")
-    if method == "ppo":
-        parse_arguments(kinds, arguments, formerly=NAMES_FOR_PPO, is_quiet=True)
+    check_settings(kinds, values, settings, file)
+    if (
+        method in _ONLINE_METHODS
+        and (least := read_whole_number(values.get("num_generations"))) is not None
+        and least < 2
+    ):
+        where = "--" if "num_generations" in settings else f"{file}: "
+        raise BadInput(
+            f"{where}num_generations {least}",
+            expected="2 or more: the answers to a prompt are compared with each other",
+            fix="raise num_generations, or leave it out",
+        )
 
 
 def _check_what_is_needed(

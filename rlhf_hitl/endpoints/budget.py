@@ -52,8 +52,9 @@ class Budget:
         with self._lock:
             if self.limit is not None and self.spent + most > self.limit:
                 raise BudgetReached(
-                    f"budget {self.limit:g}: {self.spent:.4g} is spent, and the next request may cost {most:.4g}. "
-                    f"Fix: {self.fix}"
+                    f"budget {self.limit:g}: {self.spent:.4g} is spent, and the next request may cost {most:.4g} "
+                    f"(up to {most_prompt_tokens:,} tokens of the prompt, one for each of its bytes, and "
+                    f"{most_completion_tokens:,} of the answer, at their prices). Fix: {self.fix}"
                 )
             if self.limit is not None and self.spent + self._reserved + most > self.limit:
                 return None

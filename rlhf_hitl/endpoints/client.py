@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+import httpx
 import openai
 
 from rlhf_hitl.endpoints.budget import Budget
@@ -55,6 +56,7 @@ class EndpointCall:
     cost: float = 0.0
     seconds: float = 0.0
     error: str = ""
+    reached_nobody: bool = False  # there was no connection to send it over
 
 
 class Response(Protocol):
@@ -212,7 +214,8 @@ class EndpointClient:
             self._has_replied = True
             return self._read_status(e, note, lambda call: keep(call, None))
         except openai.APIConnectionError as e:
-            return _Try(note(CallOutcome.FAILED, f"{e} {e.__cause__ or ''}"), wait=0.0)
+            failed = note(CallOutcome.FAILED, f"{e} {e.__cause__ or ''}")
+            return _Try(replace(failed, reached_nobody=isinstance(e.__cause__, httpx.ConnectError)), wait=0.0)
         except (openai.OpenAIError, ValueError) as e:  # what is no answer of such an endpoint
             cost = reserved
             return _Try(note(CallOutcome.FAILED, f"no chat completion: {e}"))
@@ -251,9 +254,9 @@ class EndpointClient:
             raise CannotAsk(f"endpoint {self._address}: expected {expected}. Fix: {fix}") from None
 
         if status in (401, 403):
-            # What it says of the key stays out: it may repeat a part of it.
-            call = replace(call, error=f"{status} the key was not accepted")
-            give_up(call, f"a key that it accepts ({status})", self._say_where_key_is())
+            # It may repeat a part of the key.
+            call = replace(call, error=self._key.remove_parts_from(call.error))
+            give_up(call, f"a key that it accepts ({call.error})", self._say_where_key_is())
         if status == 402 or "insufficient_quota" in said:
             give_up(call, f"an account with credit ({call.error})", "add credit, or take another endpoint")
         if status == 404:

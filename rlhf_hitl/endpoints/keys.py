@@ -13,6 +13,8 @@ from rlhf_hitl.errors import BadInput
 
 #: Parts of a key that are shorter than this are no secret, and would blot out ordinary words.
 SHORTEST_KEY = 8
+#: A word of what a server says of a key that has so many of its characters in a row may be a part of it.
+SHORTEST_PART = 4
 HIDDEN = "[key]"
 
 
@@ -39,6 +41,15 @@ class Key:
         # A server that shortens what it echoes: `sk-abcdef…`. Its first half gives the key away.
         half = plain[: max(SHORTEST_KEY, len(plain) // 2)]
         return text.replace(half, HIDDEN)
+
+    def remove_parts_from(self, text: str) -> str:
+        """Return what a server says of the key without the words that may repeat a part of it, such as `sk-ab***yz`."""
+        parts = {self._value[i : i + SHORTEST_PART] for i in range(len(self._value) - SHORTEST_PART + 1)}
+
+        def is_part(word: str) -> bool:
+            return any(mark in word for mark in ("*", "…", "...")) or any(part in word for part in parts)
+
+        return " ".join(HIDDEN if is_part(word) else word for word in self.remove_from(text).split())
 
 
 def read_key(env: str, file: str, environment: Mapping[str, str] = os.environ) -> Key:

@@ -92,8 +92,8 @@ def tune_with_ppo(
 def _describe_run(config: LoopConfig, model: RewardModel | None, *arguments: Any) -> dict[str, Any]:
     """Return for a policy's card what `train-dpo` and `train-ppo` write of their arguments."""
     from rlhf_hitl.policy.training import DataArguments
-    from rlhf_hitl.policy.tuning_record import describe_reward_model, list_changed_arguments
+    from rlhf_hitl.policy.tuning_record import describe_reward_model, list_arguments
 
     data = DataArguments(conservative=config.conservative)
-    changed = list_changed_arguments(data, *arguments, reward_model=model and model.id)
+    changed = list_arguments(data, *arguments, reward_model=model and model.id)
     return {"arguments": changed, **describe_reward_model(model), "conservative": config.conservative}

@@ -64,11 +64,13 @@ def check_prompts(
     *,
     skip_bad: bool = False,
     left_out: LeftOut | None = None,
+    require_some: bool = False,
 ) -> None:
     """Count the prompts that a policy cannot answer, before anything is sampled, and warn of them.
 
     Raises:
-        BadInput: the policy cannot read some, and `skip_bad` is not set.
+        BadInput: the policy cannot read some, and `skip_bad` is not set; or `require_some`, and none leaves room for an
+            answer.
     """
     left_out, too_long = LeftOut("prompt") if left_out is None else left_out, []
     for prompt in prompts:
@@ -80,6 +82,11 @@ def check_prompts(
             counts.too_long += 1
             too_long += [e] if len(too_long) < SHOWN_PROMPTS else []
     left_out.refuse_or_warn(len(prompts), skip_bad=skip_bad)
+    if require_some and too_long and counts.too_long + len(left_out) == len(prompts):
+        of_all = f", and no other of {say_count(len(prompts), 'prompt')} is short enough" if len(prompts) > 1 else ""
+        raise BadInput(
+            f"policy {drawer.name}: {too_long[0].value}", expected=too_long[0].expected + of_all, fix=too_long[0].fix
+        )
     for e in too_long:
         log.warning("left out: %s", e)
     if counts.too_long > len(too_long):

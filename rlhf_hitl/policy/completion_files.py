@@ -35,7 +35,9 @@ def read_prompt(row: dict[str, Any], place: str) -> Prompt:
         raise BadInput(f"{place}: {shown}", expected=_A_PROMPT, fix="correct the line")
     value: Any = row[found[0]]
     try:
-        is_text = isinstance(value, str) and bool(value.strip())
+        is_text = isinstance(value, str)
+        if is_text and not value.strip():
+            raise BadInput(f"{found[0]} {value!r}", expected="a text that is not empty", fix="correct the line")
         parts: Any = value  # `parse_messages` says what is wrong with it
         messages = (Message("user", str(value)),) if is_text else parse_messages(parts)
         return Prompt.create(messages, row.get("tags"), tools=parse_tools(row.get("tools")))

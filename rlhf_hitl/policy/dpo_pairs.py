@@ -18,6 +18,9 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LABEL_MODELS, Completion, Prompt, Route, Split
 
+#: Begins the reason of pairs that were made and not used.
+LIMIT_REACHED = "not used, as "
+
 
 @dataclass(frozen=True)
 class DPOPairArguments:
@@ -125,7 +128,9 @@ def collect_dpo_pairs(
     unjudged = [p for p in model_pairs if p.completion_ids not in judged]
     pairs = [p for both in zip_longest(human_pairs, unjudged) for p in both if p is not None]
     not_paired.update({"a pair that people judged": n} if (n := len(model_pairs) - len(unjudged)) else {})
-    not_paired.update({"more pairs than limit": n} if limit is not None and (n := len(pairs) - limit) > 0 else {})
+    not_paired.update(
+        {f"{LIMIT_REACHED}limit is {limit}": n} if limit is not None and (n := len(pairs) - limit) > 0 else {}
+    )
     pairs = pairs[:limit]
     if not pairs:
         raise make_no_pairs_error(store)

@@ -174,6 +174,8 @@ def sum_calls(calls: list[dict[str, Any]]) -> dict[str, Any]:
     totals: dict[str, Any] = {"requests": len(calls)}
     totals |= {name: sum(c[name] for c in calls) for name in ("prompt_tokens", "completion_tokens", "cost")}
     outcomes = [c["outcome"] for c in calls if c["outcome"] != "answered"]
+    if lost := sum(c.get("reached_nobody", False) for c in calls):
+        totals["reached_nobody"] = lost
     return totals | {"unanswered": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}}
 
 

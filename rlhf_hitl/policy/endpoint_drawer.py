@@ -26,6 +26,9 @@ from rlhf_hitl.wording import say_count
 #: Prompts in a row without an answer, after which an endpoint is taken for down. One prompt, asked often, may be to
 #: blame itself.
 MOST_FAILURES_IN_A_ROW = 5
+#: Answers without text, to so many prompts where there are as many, after which an endpoint that has sent no text yet
+#: is asked no more: each would be asked for again, and paid for.
+MOST_EMPTY_AT_FIRST = 5
 MOST_NAME_LETTERS = 200
 
 
@@ -51,16 +54,21 @@ class EndpointDrawer:
 
     Args:
         journal: keeps what each request took, so that a budget holds for a command that is given again.
+
+    Attributes:
+        takes_silence: go on where the first answers are all empty, since nothing is filtered.
     """
 
     window = 1024
+    takes_silence = False
 
     def __init__(self, settings: EndpointSettings, journal: DrawJournal):
         self.name, self._settings, self._journal = settings.name, settings, journal
         self._has_answered = not journal.is_empty
+        self._has_said_something, self._empty, self._empty_prompts = False, 0, set[str]()
         key = read_key(settings.api_key_env, settings.api_key_file)
         spent = float(sum_calls(journal.calls)["cost"])
-        fix = "give a higher --budget: the same command goes on where this one stopped"
+        fix = "give a higher --budget: the same command goes on where this one stopped, and stops at once with this one"
         budget = Budget(settings.budget, settings.price_in, settings.price_out, spent, fix)
         self._client = EndpointClient(settings.address, settings.model, key, budget, settings.timeout_seconds)
 
@@ -74,10 +82,13 @@ class EndpointDrawer:
         """Yield answers as they come.
 
         Raises:
-            EndpointDown: it answers no more. What was under way is waited for and yielded before.
+            EndpointDown: it answers no more, or has sent no text yet. What was under way is waited for, and yielded.
             BudgetReached, CannotAsk: as of the client; likewise.
         """
         waiting, stopped = [job for job in reversed(jobs) if job.key not in known], None
+        if not self._has_said_something:
+            kept = (self._journal.get(job.key) for job in jobs if job.key in known)
+            self._has_said_something = any(map(_says_something, kept))
         asked, failed = {job.prompt.id for job in waiting}, set[str]()
         running: dict[Future[tuple[Draw | None, str]], CompletionJob] = {}
         with ThreadPoolExecutor(self._settings.concurrency, thread_name_prefix="policy endpoint") as pool:
@@ -101,9 +112,29 @@ class EndpointDrawer:
                             f"{say_count(len(failed), 'prompt')} in a row had none ({error}). Fix: when it answers "
                             "again, give the same command again: what was answered is kept, and nothing is asked twice"
                         )
+                    if stopped is None and draw is not None and self._is_silent(job, draw, asked):
+                        stopped = EndpointDown(
+                            f"endpoint {self._settings.address}: expected text, and the first "
+                            f"{say_count(self._empty, 'answer')}, to {say_count(len(self._empty_prompts), 'prompt')}, "
+                            f"had none (the last one ended with {draw.finish!r}). Fix: look at what the model answers: "
+                            "its chat template, and --max-new-tokens where it thinks first. The same command asks for "
+                            "the rest; --keep-all keeps empty answers"
+                        )
                     yield job, draw
         if stopped is not None:
             raise stopped
+
+    def _is_silent(self, job: CompletionJob, draw: Draw, asked: set[str]) -> bool:
+        """Count an answer, and return whether the endpoint has sent nothing but empty ones, and enough of them."""
+        if draw.finish == "refused" or self.takes_silence or self._has_said_something:
+            return False
+        self._has_said_something = _says_something(draw)
+        if self._has_said_something:
+            return False
+        self._empty += 1
+        self._empty_prompts.add(job.prompt.id)
+        is_enough = len(self._empty_prompts) >= MOST_EMPTY_AT_FIRST or self._empty_prompts >= asked
+        return is_enough and self._empty >= MOST_EMPTY_AT_FIRST
 
     def _ask(self, job: CompletionJob) -> tuple[Draw | None, str]:
         """Return the answer to one request, and why there is none. An answer is kept at once, whatever else happens."""
@@ -156,6 +187,11 @@ class EndpointDrawer:
 
     def close(self) -> None:
         self._client.close()
+
+
+def _says_something(draw: Draw) -> bool:
+    message = draw.read_message()
+    return bool(message.text.strip() or message.tool_calls)
 
 
 def make_reader(stop: Sequence[str]) -> Callable[[Mapping[str, Any]], _Answer]:

@@ -72,16 +72,19 @@ class GenerationRun:
             if isinstance(source, DrawnPolicy)
         )
 
-    def check(self) -> None:
+    def check(self, *, require_some: bool = False) -> None:
         """Check that the policies can read the prompts, and count those that are too long. Loads no model.
 
         Raises:
-            BadInput: a policy cannot read some, and `skip_bad` is not set.
+            BadInput: a policy cannot read some, and `skip_bad` is not set; or `require_some`, and all are too long.
         """
         with ExitStack() as stack:
             for name, one in self._open_all(stack, "0"):
                 counts, left_out = self.counts[name], self.left_out[name]
-                check_prompts(one.drawer, self._prompts, counts, skip_bad=self._skip_bad, left_out=left_out)
+                check_prompts(
+                    one.drawer, self._prompts, counts, skip_bad=self._skip_bad, left_out=left_out,
+                    require_some=require_some,
+                )  # fmt: skip
 
     def draw_part(self, part: int, parts: int) -> None:
         """Draw the answers to every `parts`-th window of prompts, and keep them for the process that goes on."""
@@ -122,6 +125,8 @@ class GenerationRun:
                 continue
             journal = stack.enter_context(DrawJournal(self._folder, source.name_journal(self._samplings), writer))
             drawer = source.open(self._samplings, journal)
+            if self._keep_all and source.folder is None:
+                drawer.takes_silence = True  # type: ignore[attr-defined]
             stack.callback(getattr(drawer, "close", drawer.release))
             opened.append((source.name, _Opened(drawer, journal)))
         return opened

@@ -47,7 +47,7 @@ class TokenReader:
             raise TooLong(
                 f"prompt {prompt.id} of {say_count(len(tokens), 'token')}",
                 expected=f"{self.limit:,} or fewer with the {say_count(self._new, 'new one')}",
-                fix="give fewer --max-new-tokens, or leave it out",
+                fix="give fewer --max-new-tokens, or leave the prompt out",
             )
         return tokens
 

@@ -71,6 +71,9 @@ answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=50)[0, tokens[
 {% for name, value in figures.items() %}
 | {{ name|replace("_", " ") }} | {{ "{:.4g}".format(value) if value is float else value }} |
 {% endfor %}
+{% for reason, count in (card.not_paired or {}).items() %}
+| no pair: {{ reason }} | {{ count }} |
+{% endfor %}
 
 `training.json` has the settings and what was logged, `config.yaml` what `--config` takes to run it
 again.

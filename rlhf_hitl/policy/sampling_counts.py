@@ -96,6 +96,10 @@ class SamplingCounts:
         if self.reasons or self.redrawn:
             found = ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.reasons.items()))
             said.append(f"{policy}: of {say_count(self.drawn, 'answer')} {found}; {self.redrawn:,} drawn again")
+        if self.cut_off:
+            said.append(
+                f"{policy}: {self.cut_off:,} of {say_count(self.kept, 'completion')} cut off at the token limit"
+            )
         if self.missing:
             by_reason = ", ".join(f"{n:,} {reason}" for reason, n in sorted(self.missing.items()))
             said.append(f"{policy}: {say_count(self.missing.total(), 'completion')} left out: {by_reason} each time")

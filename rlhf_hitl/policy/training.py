@@ -49,13 +49,14 @@ UNSUPPORTED_SETTINGS = {
     "rloo": UNSUPPORTED_ONLINE_SETTINGS,
     "grpo": UNSUPPORTED_ONLINE_SETTINGS,
 }
-#: Method → setting → the values that TRL has. It looks only when it trains, which is after answers were sampled.
+#: Method → setting → the values that it has. TRL looks only when it trains, which is after answers were sampled.
 CHOICES_OF_TRL: dict[str, dict[str, tuple[str, ...]]] = {
     "dpo": {
         "loss_type": (
             "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
             "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
         ),
+        "ties": ("davidson", "half", "leave_out"),
         "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
     },
     "grpo": {

@@ -189,9 +189,11 @@ def save_trained_policy(
 
 
 def list_changed_settings(settings: PolicySettings) -> dict[str, Any]:
-    """Return the settings that differ from the defaults and those in ALWAYS_RECORDED, without folders of this
-    machine."""
+    """Return the settings that differ from the defaults, our own and those in ALWAYS_RECORDED in any case, without
+    folders of this machine."""
     defaults = type(settings)().to_dict()  # type: ignore[attr-defined]
     given = settings.to_dict()  # type: ignore[attr-defined]
     changed = {k: v for k, v in given.items() if defaults.get(k) != v and k not in OF_ONE_RUN}
-    return {name: given[name] for name in ALWAYS_RECORDED} | changed
+    ours = [n for c in type(settings).__mro__ if c.__module__.startswith("rlhf_hitl.") for n in c.__annotations__]
+    always = [n for n in (*ALWAYS_RECORDED, *ours) if n not in OF_ONE_RUN and given.get(n) not in (None, "", [])]
+    return {name: given[name] for name in always} | changed

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 OF_ONE_RUN = ("store", "output_dir", "logging_dir", "resume_from_checkpoint")
 
 
-def list_changed_arguments(*arguments: Any, **found: Any) -> dict[str, Any]:
-    """Return the arguments of a script, apart from its settings, that differ from the defaults.
+def list_arguments(*arguments: Any, **found: Any) -> dict[str, Any]:
+    """Return the arguments of a script, apart from its settings: also those at their defaults, which may change.
 
     Args:
         arguments: dataclasses.
         found: what an argument stands for where it is another than was given, such as the id of the newest reward
             model; left out where it is empty.
     """
-    changed = {
+    given = {
         f.name: value
         for kind in arguments
         for f in fields(kind)
-        if f.name not in OF_ONE_RUN and (value := getattr(kind, f.name)) != f.default
+        if f.name not in OF_ONE_RUN and (value := getattr(kind, f.name)) not in ("", None)
     }
-    return changed | {name: value for name, value in found.items() if value}
+    return given | {name: value for name, value in found.items() if value}
 
 
 def make_config(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -240,6 +240,10 @@ def test_the_flag_is_blamed_for_what_the_flag_said_and_the_file_for_what_the_fil
     assert f"{tmp_path}/ppo.yaml: steps many: expected a whole number" in line
     line = the_line(run_command("train-ppo", "--set", "steps=0", "--store", bundled.url))
     assert line.startswith("error: --set steps=0: expected 1 or more")
+    line = the_line(run_command("train-grpo", "--set", "num_generations=1", "--store", bundled.url))
+    assert line.startswith("error: --set num_generations=1: expected 2 or more")
+    line = the_line(run_command("train-dpo", "--set", "ties=maybe", "--store", bundled.url))
+    assert line.startswith("error: --set ties=maybe: expected one of davidson, half, leave_out")
     line = the_line(run_command("train-dpo", "--set", "loss_type=sigmoyd", "--store", bundled.url))
     assert line.startswith("error: --set loss_type=sigmoyd: expected one of sigmoid, hinge")
     assert line.endswith("did you mean sigmoid?")
@@ -361,7 +365,7 @@ def test_prompts_are_texts_or_messages_and_another_line_is_named(tmp_path, sqlit
     for bad, said in {
         '{"question": "Tea?"}': 'prompts.jsonl:1: with question: expected a JSON object with "prompt"',
         '{"prompt": 3}': "prompts.jsonl:1: ",
-        '{"prompt": ""}': "prompts.jsonl:1: ",
+        '{"prompt": ""}': "prompts.jsonl:1: prompt '': expected a text that is not empty",
         '{"prompt": [{"role": "user"}]}': "prompts.jsonl:1: messages[0]",
         '{"prompt": "Tea?", "tags": [1]}': "prompts.jsonl:1: ",
         '{"prompt": "Tea?"': "prompts.jsonl:1: expected a JSON object",

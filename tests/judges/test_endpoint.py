@@ -80,8 +80,11 @@ def test_retry_after_may_be_a_date_or_nonsense():
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (fail(401, "Incorrect API key provided: sk-proj/ver***cdef"), "a key that it accepts (401)"),
-        (fail(403, "no"), "a key that it accepts (403)"),
+        (
+            fail(401, "Incorrect API key provided: sk-proj/ver***cdef"),
+            "accepts (401 Incorrect API key provided: [key])",
+        ),
+        (fail(403, "no"), "a key that it accepts (403 no)"),
         (fail(404, "The model `m` does not exist"), "The model `m` does not exist"),
         (fail(402, "pay"), "an account with credit"),
         (fail(429, "You exceeded your quota", code="insufficient_quota"), "an account with credit"),

@@ -220,7 +220,7 @@ def test_all_that_makes_no_pair_is_counted_against_the_prompts_that_were_asked(s
     fresh = [c for p in asked for c in answers(p, "a", "b" * 30)]
     not_paired = Counter()
     assert len(collect_dpo_pairs(sqlite_store, Longer(), fresh, asked=asked, limit=1, not_paired=not_paired)) == 1
-    assert not_paired == {"a prompt beyond twice the limit": 2, "more pairs than limit": 1}
+    assert not_paired == {"a prompt beyond twice the limit": 2, "not used, as limit is 1": 1}
 
 
 def test_without_fresh_completions_accepted_comparisons_are_paired_and_the_sources_alternate(sqlite_store):

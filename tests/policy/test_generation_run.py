@@ -420,3 +420,49 @@ def test_completions_do_not_depend_on_which_prompts_are_asked_together(tiny_mode
     of_one.add(of_two)
     assert of_one == counts
     assert counts.redrawn > 0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 12])
+def test_an_endpoint_that_says_nothing_is_asked_no_further(tmp_path, asked, limit):
+    silent = [True]
+
+    def answer(body, _):
+        return say(None if silent[0] else f"{body['messages'][-1]['content']} {body['seed']}")
+
+    with serve_judge(answer) as (address, bodies):
+        flags = ["--endpoint", address, "--model", "big", "--prompts", asked, "--limit", limit, "--concurrency", 1]
+        flags += [*SAMPLING, "--completions", 4, "--out", tmp_path / "o.jsonl"]
+        done, data = generate(*flags)
+        assert done.returncode == 2
+        assert 5 <= len(bodies) <= 17
+        assert "expected text" in data["error"]
+        assert not (tmp_path / "o.jsonl").exists()
+        silent[0] = False  # it is mended, and what it has not answered yet is asked for
+        done, data = generate(*flags)
+        assert (done.returncode, data["completions"]) == (0, 4 * limit), done.stderr
+
+
+def test_where_nothing_comes_out_the_command_fails_and_says_why(tmp_path, tiny_model, asked, sqlite_url):
+    with serve_judge(lambda body, _: fail(400, "blocked", code="content_filter")) as (address, _):
+        flags = ["--endpoint", address, "--model", "big", "--prompts", asked, *SAMPLING, "--limit", 2]
+        for place in (["--out", tmp_path / "o.jsonl"], ["--store", sqlite_url]):
+            done, data = generate(*flags, *place)
+            assert done.returncode == 2
+            assert data["error"].startswith("0 completions of big (")
+            assert "refused" in data["error"]
+            assert not (tmp_path / "o.jsonl").exists()
+    flags = ["--policy", tiny_model, "--prompts", asked, "--limit", 2, "--max-new-tokens", 100_000]
+    done, data = generate(*flags, "--out", tmp_path / "o.jsonl")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "100,000 new ones" in data["error"]
+    assert "no other of 2 prompts is short enough" in data["error"]
+
+
+def test_requests_that_reached_nobody_are_told_from_those_that_did():
+    from rlhf_hitl.cli.endpoint_options import say_calls
+    from rlhf_hitl.policy.draws import sum_calls
+
+    call = {"outcome": "answered", "prompt_tokens": 3, "completion_tokens": 2, "cost": 0.0}
+    lost = call | {"outcome": "failed", "reached_nobody": True}
+    said = say_calls("big", sum_calls([call, lost, lost]))  # a call of an earlier version has no such field
+    assert said.startswith("big: 3 requests (of which 2 reached nobody), ")

@@ -26,7 +26,7 @@ def show_policies_command(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Take only votes about prompts in this language.")] = None,
     style_control: Annotated[
-        bool, typer.Option("--style-control", help="Take out what length, headings, lists and bold text win.")
+        bool, typer.Option("--style-control", help="Control for style: take out what length, headings, lists and bold text win.")
     ] = False,
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Also show which policy was made of which, how, and what gates decided.")
@@ -111,10 +111,13 @@ def make_ranking(report: PolicyReport) -> Any:
 def say_interval(figures: PolicyFigures) -> str:
     """Return the interval of a rating; what nothing bounds is said in words."""
     if figures.low is None and figures.high is None:
-        return "not known"
+        return "none yet"
+    swept = f", {figures.swept} all" if figures.swept else ""
     if figures.high is None:
-        return f"{figures.low:.0f} or more"
-    return f"{figures.high:.0f} or less" if figures.low is None else f"{figures.low:.0f} to {figures.high:.0f}"
+        return f"{figures.low:.0f} or more{swept}"
+    if figures.low is None:
+        return f"{figures.high:.0f} or less{swept}"
+    return f"{figures.low:.0f} to {figures.high:.0f}"
 
 
 def say_win_rate(figures: PolicyFigures) -> str:

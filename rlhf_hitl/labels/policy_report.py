@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.labels.agreement import JUDGES, PEOPLE, SIMULATED
-from rlhf_hitl.labels.policy_votes import STYLE, PolicyVotes
+from rlhf_hitl.labels.policy_votes import STYLE, PolicyVotes, name_reason
 from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS, PolicyRanking, RatedPolicy, rank_policies
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.policies import read_lineage
@@ -30,6 +30,7 @@ class PolicyFigures:
 
     Attributes:
         held: whether only the prior says how far it is from the others.
+        swept: whether it won, or lost, all its comparisons.
         plain_rating, plain_rank: without style control, where the ranking is with it.
     """
 
@@ -45,6 +46,7 @@ class PolicyFigures:
     votes: float
     prompts: int
     held: bool
+    swept: Literal["won", "lost"] | None
     plain_rating: float | None = None
     plain_rank: int | None = None
 
@@ -123,7 +125,7 @@ class PolicyReport:
                 f"Policies on fewer than {MIN_PROMPTS} prompts have no interval, but for an open one of who won, or "
                 "lost, everything"
             )
-        notes += [f"Left out: {n:,} {reason}" for reason, n in self.left_out.items()]
+        notes += [f"Left out: {n:,} {name_reason(reason, n)}" for reason, n in self.left_out.items()]
         others = [f"{n:,} of {POPULATION_TITLES[p]}" for p, n in self.counts.items() if n and p != self.population]
         if others:
             notes.append(f"Never mixed with these, and ranked apart: {' and '.join(others)}")
@@ -233,7 +235,13 @@ def _say_promotion(promotion: Promotion) -> str:
     whose = "simulated judgment" if promotion.simulated else "judgment"
     line = f"{_name_outcome(promotion)} over {promotion.old_policy}, {say_count(promotion.judgments, whose)}"
     if promotion.win_rate is not None:
-        line += f": win rate {promotion.win_rate:.0%} ({promotion.low:.0%} to {promotion.high:.0%})"
+        line += f": win rate {promotion.win_rate:.0%}"
+        helped = promotion.reward_model_id is not None
+        line += " with the reward model's help" if helped else ""
+        # A ranking of the same votes has another interval: this one holds however often it is looked at.
+        line += f" ({promotion.low:.0%} to {promotion.high:.0%} at any look)"
+        won, tied, lost = (promotion.counts.get(kind, 0) for kind in ("won", "tied", "lost"))
+        line += f"; {(won + tied / 2) / (won + tied + lost):.0%} of the votes" if helped and won + tied + lost else ""
     if promotion.regressions:
         line += f"; loses under {', '.join(promotion.regressions)}"
     return line
@@ -253,6 +261,7 @@ def _name(rated: RatedPolicy, name: str, plain: RatedPolicy | None) -> PolicyFig
         rated.votes,
         rated.prompts,
         rated.is_held,
+        rated.swept,
         None if plain is None else plain.rating,
         None if plain is None else plain.rank,
     )

@@ -37,6 +37,19 @@ UNTRUSTED = "votes of raters whose votes count nothing"
 SAME_POLICY = "pairs of answers of one policy"
 NO_POLICY = "pairs with an answer of no known policy"
 FILTERED = "pairs of other languages or tags"
+#: The same of one.
+OF_ONE = {
+    SKIPPED: "judgment that skips or flags",
+    UNTRUSTED: "vote of a rater whose votes count nothing",
+    SAME_POLICY: "pair of answers of one policy",
+    NO_POLICY: "pair with an answer of no known policy",
+    FILTERED: "pair of another language or tag",
+}
+
+
+def name_reason(reason: str, n: int) -> str:
+    """Return a reason why `n` are not in the ranking, as it follows their number."""
+    return OF_ONE[reason] if n == 1 else reason
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ Chatbot Arena ranks: Chiang et al. 2024, arXiv:2403.04132).
 
 Policies that no chain of comparisons connects are in separate groups, each ranked by itself. A policy that won all its
 comparisons has no highest rating that the votes allow (Ford 1957): a weak normal prior of strengths holds it, its
-interval is open upwards and begins where it would still have won everything with a probability of 2.5 %.
+interval is open upwards and begins where it would still have won everything with a probability of 2.5 %. Who lost all
+has the same downwards. Where nobody in a group both won and lost, the average of all of them is 1000.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class RatedPolicy:
         votes: what they weigh together; `prompts`: on how many prompts they are.
         is_held: only the prior says how far it is from those the average is of: of all that connects it with them, it
             won everything, or lost everything.
+        swept: whether it won, or lost, every one of its comparisons, without a tie; None for neither.
     """
 
     policy: int
@@ -100,6 +102,7 @@ class RatedPolicy:
     votes: float
     prompts: int
     is_held: bool
+    swept: Literal["won", "lost"] | None
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def rank_policies(
     if not len(outcomes.first):
         return PolicyRanking([], 0, base, wins, ties, 0.0, [])
     blocks = _number_blocks(wins + ties / 2)
-    core = _find_core(group, blocks, played)
+    core = _find_core(group, blocks, wins + ties)
     table = _make_table(outcomes, prior_deviation)
     fit = fit_davidson(table.rows, table.counts)
     strengths = _centre(fit.strengths[None], group, core)[0]
@@ -161,26 +164,38 @@ def rank_policies(
     prompts = _count_prompts(outcomes)
     held = (group >= 0) & ~core
     low[prompts < MIN_PROMPTS], high[prompts < MIN_PROMPTS] = -math.inf, math.inf
+    alone = np.stack([low, high])  # the ends with all others where they are
     for block in np.unique(blocks[held]):
         inside = blocks == block
-        ends = _bound_block(table, fit, inside)
-        low[inside], high[inside] = strengths[inside] + ends[0], strengths[inside] + ends[1]
+        ends = np.array(_bound_block(table, fit, inside))[:, None]
+        alone[:, inside] = strengths[inside] + ends
+        # Without a core the average is of all, and moves along.
+        rivals = group == group[inside][0]
+        share = 1.0 if core[rivals].any() else 1 - inside.sum() / rivals.sum()
+        low[inside], high[inside] = strengths[inside] + ends * share
+    better = low[None] > high[:, None]
+    for g in range(group.max() + 1):
+        if not core[group == g].any():
+            rivals = np.ix_(group == g, group == g)
+            better[rivals] |= ((alone[0][None] > strengths[:, None]) & (alone[1][:, None] < strengths[None]))[rivals]
     against = None if base is None or group[base] < 0 else base
     zero, zeros = (0.0, 0.0) if against is None else (strengths[against], drawn[:, against][:, None])
     margin_low, margin_high = _take_ends(drawn - zeros)
-    margin_low[held], margin_high[held] = low[held] - zero, high[held] - zero
+    ends_held = np.stack([low, high]) if against is None else alone
+    margin_low[held], margin_high[held] = ends_held[:, held] - zero
+    base_floats = against is not None and bool(held[against]) and bool(core[group == group[against]].any())
     rates = [compute_win_rate(np.clip(m, -700, 700), nu) for m in (strengths - zero, margin_low, margin_high)]
     rated = []
     for i in np.flatnonzero(group >= 0):
         rival = group == group[i]
         win, win_low, win_high = (float(of[i]) for of in rates)
         is_elsewhere = against is not None and (i == against or not rival[against])
-        is_vague = is_elsewhere or prompts[i] < MIN_PROMPTS or (against is not None and bool(held[against]))
+        is_vague = is_elsewhere or prompts[i] < MIN_PROMPTS or base_floats
         rated.append(
             RatedPolicy(
                 policy=int(i),
                 group=int(group[i]),
-                rank=1 + int((low[rival] > high[i]).sum()),
+                rank=1 + int(better[i, rival].sum()),
                 rating=_to_rating(strengths[i]),
                 low=_to_end(low[i]),
                 high=_to_end(high[i]),
@@ -190,6 +205,7 @@ def rank_policies(
                 votes=float(played[i].sum()),
                 prompts=int(prompts[i]),
                 is_held=bool(held[i]),
+                swept=_name_sweep(wins[i].sum(), wins[:, i].sum(), ties[i].sum()),
             )
         )
     rated.sort(key=lambda r: (r.group, r.rank, -r.rating, r.policy))
@@ -204,6 +220,12 @@ def compute_win_rate(margin: np.ndarray, nu: float) -> np.ndarray:
     """Return (n,) the probability of being preferred at margins in logits, a tie as half."""
     shares = davidson_probabilities(np.ravel(margin), nu)
     return (shares[:, 0] + shares[:, 1] / 2).reshape(np.shape(margin))
+
+
+def _name_sweep(won: float, lost: float, tied: float) -> Literal["won", "lost"] | None:
+    if tied or (won and lost):
+        return None
+    return "won" if won else "lost"
 
 
 def _tabulate(o: PairOutcomes) -> tuple[np.ndarray, np.ndarray]:
@@ -236,23 +258,28 @@ def _number_blocks(got: np.ndarray) -> np.ndarray:
     return connected_components(csr_array(got > 0), directed=True, connection="strong")[1]
 
 
-def _find_core(group: np.ndarray, blocks: np.ndarray, played: np.ndarray) -> np.ndarray:
-    """Return (policies,) whether each is of the block with most votes of its group: those that the average is of."""
+def _find_core(group: np.ndarray, blocks: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """Return (policies,) whether each is of the block with most votes of its group: those that the average is of. A
+    block that is one policy has to have won and lost; a group may have none."""
     core = np.zeros(len(group), bool)
+    votes = (got + got.T).sum(1)
+    both = (got.any(1) & got.any(0)).astype(float)
     for g in range(group.max() + 1):
-        weight = np.bincount(blocks[group == g], played.sum(1)[group == g])
-        core |= (group == g) & (blocks == int(weight.argmax()))
+        weight = np.bincount(blocks[group == g], (votes * both)[group == g])
+        if weight.any():
+            core |= (group == g) & (blocks == int(weight.argmax()))
     return core
 
 
 def _centre(strengths: np.ndarray, group: np.ndarray, core: np.ndarray) -> np.ndarray:
-    """Return (draws, policies) strengths less the mean of each group's core, as far as it is known."""
+    """Return (draws, policies) strengths less the mean of each group's core, or of all in it, as far as it is known."""
     centred = strengths.copy()
     for g in range(group.max() + 1):
-        of_core = strengths[:, (group == g) & core]
-        known = np.isfinite(of_core)
-        mean = np.where(known, of_core, 0).sum(1) / np.maximum(1, known.sum(1))
-        centred[:, group == g] -= mean[:, None]
+        inside = group == g
+        averaged = strengths[:, inside & core if core[inside].any() else inside]
+        known = np.isfinite(averaged)
+        mean = np.where(known, averaged, 0).sum(1) / np.maximum(1, known.sum(1))
+        centred[:, inside] -= mean[:, None]
     return centred
 
 

@@ -53,7 +53,7 @@ def test_what_says_nothing_of_policies_is_counted_by_name(store, add_raters):
     votes = read_policy_votes(store)
     assert votes.votes == 1
     assert votes.left_out == {p.UNTRUSTED: 1, p.SAME_POLICY: 1, p.NO_POLICY: 1}
-    assert any("1 pairs of answers of one policy" in note for note in make_policy_report(votes).say_notes())
+    assert any("Left out: 1 pair of answers of one policy" in note for note in make_policy_report(votes).say_notes())
 
 
 def test_people_judges_and_simulated_raters_are_never_mixed(store, add_raters):

@@ -143,6 +143,25 @@ def test_who_won_everything_is_above_and_how_far_is_left_open():
     assert [(r.rank, r.low, r.high) for r in few.rated] == [(1, None, None)] * 2
 
 
+def test_who_lost_everything_is_below_also_where_nobody_did_both():
+    best, worst = rank_policies(outcomes([(0, 1, 0)] * 2)).rated
+    assert (best.policy, best.swept, best.is_held, best.rank, best.high) == (0, "won", True, 1, None)
+    assert (worst.policy, worst.swept, worst.is_held, worst.rank, worst.low) == (1, "lost", True, 1, None)
+    assert best.rating > 1000 > worst.rating
+    assert best.rating + worst.rating == pytest.approx(2000)
+    assert worst.high - 1000 == pytest.approx(1000 - best.low), "two of two prove nothing"
+    assert best.low < 1000
+    # Odds of a tenth root of 0.025 lie between the two, half of them on each side.
+    best, worst = rank_policies(outcomes([(0, 1, 0)] * 10), base=1).rated
+    least = 0.025**0.1
+    assert best.low - worst.high == pytest.approx(POINTS_PER_LOGIT * math.log(least / (1 - least)), abs=1)
+    assert (best.rank, worst.rank) == (1, 2)
+    assert (best.win_low, best.win_high) == (pytest.approx(least, abs=0.002), 1)
+    # One that beat all the others, who met nobody else.
+    hub = rank_policies(outcomes([(0, rival, 0) for rival in (1, 2, 3)] * 10)).rated
+    assert [(r.policy, r.rank, r.swept) for r in hub] == [(0, 1, "won"), *((n, 2, "lost") for n in (1, 2, 3))]
+
+
 def test_no_votes():
     empty = np.zeros(0, int)
     nothing = PairOutcomes(empty, empty, empty, np.zeros(0), empty, np.zeros((0, 4)), 3)

@@ -23,7 +23,7 @@ class RankingBody(Body):
     project: Id | None = None
     language: Name | None = None
     tags: Tags = Field(default_factory=dict, description="Only votes about prompts that have all these tags.")
-    style_control: StrictBool = Field(False, description="Take out what length, headings, lists and bold text win.")
+    style_control: StrictBool = Field(False, description="Control for style: take out what length, headings, lists and bold text win.")
     base: PolicyName | None = Field(None, description="The policy that win rates are against.")
 
 
@@ -42,6 +42,7 @@ class RankedPolicyOut(BaseModel):
     votes: float
     prompts: int
     held: bool = Field(description="It won, or lost, everything: only a weak prior says by how much.")
+    swept: Literal["won", "lost"] | None = Field(description="Whether it won, or lost, all its comparisons.")
     plain_rating: float | None = Field(description="Without style control, where the ranking is with it.")
     plain_rank: int | None
 

@@ -26,7 +26,10 @@ def show_policies_command(
     ] = None,
     language: Annotated[str | None, typer.Option(help="Take only votes about prompts in this language.")] = None,
     style_control: Annotated[
-        bool, typer.Option("--style-control", help="Control for style: take out what length, headings, lists and bold text win.")
+        bool,
+        typer.Option(
+            "--style-control", help="Control for style: take out what length, headings, lists and bold text win."
+        ),
     ] = False,
     lineage: Annotated[
         bool, typer.Option("--lineage", help="Also show which policy was made of which, how, and what gates decided.")

@@ -23,7 +23,9 @@ class RankingBody(Body):
     project: Id | None = None
     language: Name | None = None
     tags: Tags = Field(default_factory=dict, description="Only votes about prompts that have all these tags.")
-    style_control: StrictBool = Field(False, description="Control for style: take out what length, headings, lists and bold text win.")
+    style_control: StrictBool = Field(
+        False, description="Control for style: take out what length, headings, lists and bold text win."
+    )
     base: PolicyName | None = Field(None, description="The policy that win rates are against.")
 
 

@@ -85,7 +85,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     const label = t("policies_plot", { name: policy.policy, rating: points.format(rating), interval });
     const unknown = low === null && high === null;
     const plot = createDotPlot({ value: rating, low: unknown ? rating : low ?? axis[0], high: unknown ? rating : high ?? axis[1] }, axis, 1000, label);
-    const value = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, points.format(rating)), createElement("small", {}, ` ${interval}`));
+    const value = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, points.format(rating)), " ", createElement("small", {}, interval));
     return createElement("div", { className: "plot" }, plot, value);
   }
   function createPlain({ rating, plain_rating: plain, plain_rank: rank }) {
@@ -120,7 +120,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     const name = t(`style_${feature}`);
     const interval = t("plot_interval", { low: logits.format(low), high: logits.format(high) });
     const plot = createDotPlot({ value, low, high }, [-reach, reach], 0, `${name}: ${logits.format(value)}, 95 %: ${interval}`);
-    const text = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, logits.format(value)), createElement("small", {}, ` ${interval}`));
+    const text = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, logits.format(value)), " ", createElement("small", {}, interval));
     return createElement("div", { data: { key: feature } }, createElement("dt", {}, name), createElement("dd", { className: "plot" }, plot, text));
   }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from rapidfuzz.distance import Indel
 
@@ -45,6 +46,15 @@ def mark_differing_words(first: str, second: str) -> tuple[str, str]:
             only_b[step.dest_start : step.dest_end] = [True] * (step.dest_end - step.dest_start)
     cut_notes = [render_cut_note(len(text) - SHOWN_LIMIT) for text in (first, second)]
     return _draw_words(texts[0], only_a, "del") + cut_notes[0], _draw_words(texts[1], only_b, "ins") + cut_notes[1]
+
+
+def share_common_words(first: str, second: str) -> float:
+    """Return how much of two texts are words that both have, in whatever order, from 0 to 1; punctuation is no word."""
+    a, b = (
+        Counter(word for _, word in _WORD.findall(text[:SHOWN_LIMIT].rstrip()) if any(map(str.isalnum, word)))
+        for text in (first, second)
+    )
+    return 2 * (a & b).total() / max(1, a.total() + b.total())
 
 
 def _draw_words(words: _Words, only_here: list[bool], mark: str) -> str:

@@ -17,7 +17,8 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.labels.policy_report import PolicyReport, describe_lineage, list_roots, make_policy_report
-from rlhf_hitl.labels.policy_votes import PolicyVotes, read_policy_votes
+from rlhf_hitl.labels.policy_votes import PolicyVotes, name_reason, read_policy_votes
+from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.store.label_votes import read_vote_weights
@@ -32,13 +33,16 @@ from rlhf_hitl.store.policy_changes import (
 from rlhf_hitl.store.reward_models import keep_day_whole
 from rlhf_hitl.ui.conversation import read_completion, render_card
 from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
+from rlhf_hitl.ui.difference import share_common_words
 from rlhf_hitl.ui.message_blocks import ImageAddress
-from rlhf_hitl.ui.rendering import render_difference
+from rlhf_hitl.ui.rendering import render, render_difference
 from rlhf_hitl.visible import make_all_visible
 
 #: What the page draws of each; it says how many are left out, and the command has all.
 POLICIES_SHOWN, MATRIX_SHOWN, CHOICES_SHOWN, LINEAGE_SHOWN = 100, 14, 200, 300
 CHANGES_ON_PAGE = 5
+#: Of answers with a smaller share of words in common, none is marked.
+LEAST_COMMON = 0.25
 #: Of policies that were not made here it is shown where their completions came from.
 ORIGINS = (PolicyMethod.IMPORT, PolicyMethod.ENDPOINT)
 #: Rankings and readings of votes that a server process keeps until somebody judges.
@@ -150,12 +154,13 @@ def describe_ranking(votes: PolicyVotes, report: PolicyReport) -> dict[str, Any]
         "base": None if report.base is None else make_all_visible(report.base),
         "groups": report.groups,
         "tie_rate": report.tie_rate,
+        "min_prompts": MIN_PROMPTS,
         "policies": [vars(figures) | {"policy": make_all_visible(figures.policy)} for figures in shown],
         "policies_left_out": len(report.policies) - len(shown),
         "wins": [row[:n] for row in report.wins[:n]],
         "ties": [row[:n] for row in report.ties[:n]],
         "style": [vars(worth) for worth in report.style],
-        "left_out": [{"reason": reason, "n": n} for reason, n in report.left_out.items()],
+        "left_out": [{"reason": name_reason(reason, n), "n": n} for reason, n in report.left_out.items()],
         "languages": [{"value": value, "n": n} for value, n in languages.items() if value][:CHOICES_SHOWN],
         "tags": [
             {"name": name, "value": value, "label": make_all_visible(f"{name}: {value}"), "n": n}
@@ -212,16 +217,19 @@ def load_changes(store: Store, request: ChangesRequest, image_address: ImageAddr
 
 
 def _describe_change(change: PolicyChange, image_address: ImageAddress) -> dict[str, Any]:
-    """Return a change: the prompt as HTML, and both answers with the words marked that the other lacks."""
+    """Return a change: the prompt as HTML, and both answers with the words marked that the other lacks; without marks
+    where these would be nearly all."""
     card = render_card(change.prompt.messages, [], image_address, tools=change.prompt.tools)
     before, after = (read_completion(answer.messages) for answer in (change.before, change.after))
-    marked = render_difference(before, after)
+    unlike = before != after and share_common_words(before, after) < LEAST_COMMON
+    marked = [render(text) for text in (before, after)] if unlike else render_difference(before, after)
     return {
         "id": change.prompt.id,
         "prompt": card.prompt,
         "before": marked[0],
         "after": marked[1],
         "same": before == after,
+        "unlike": unlike,
         "answers": list(change.answers),
         "decisions": {population: vars(decision) for population, decision in change.decisions.items()},
         "tags": [make_all_visible(f"{name}: {value}") for name, value in list(change.prompt.tags.items())[:6]],

@@ -75,6 +75,37 @@ def fill(server: Server, prompts: int = 60, worst: str = HOSTILE) -> None:
     hold_tied_promotion(store, "round-1-ppo", "smollm2-135m")
 
 
+def fill_few(server: Server) -> None:
+    """Ten votes on a policy and its base, two on one that is new, and two policies that no other has met, one of which
+    won twice; their answers have nothing in common."""
+    store = server.store
+    rater = people.add_rater(store, "ann", Role.RATER)
+    games = [("dpo1", "tiny-a", n % 2) for n in range(10)] + [("tiny-b", "tiny-a", n) for n in (0, 1)]
+    games += [("big", "smollm2-135m-instruct", 0)] * 2 + [("big", "big", 0)]
+    made, rows = [], []
+    for n, (one, other, best) in enumerate(games):
+        prompt = Prompt.create((Message("user", f"What is behind the fridge, in case {n}?"),), {"topic": "writing"})
+        texts = (f"alpha beta gamma delta {n}", f"one two three four {n + 100}")
+        answers = [Completion.create(prompt.id, (Message("assistant", t),), p) for t, p in zip(texts, (one, other))]
+        made.append(Comparison.create(prompt, answers))
+        with store.write() as conn:
+            insert_prompts(store, conn, [prompt])
+            insert_completions(store, conn, answers)
+        ids = [c.id for c in made[-1].completions]
+        ranking = ((answers[best].id,), (answers[1 - best].id,))
+        rows.append(
+            judgment_to_row(
+                Answer(Verdict.RANKED, ranking), comparison_id=made[-1].id, rater_id=rater.id, order_shown=tuple(ids),
+                route=Route.HUMAN.value, simulated=False, idempotency_key=f"{n}", created_at=utc_now(),
+            )
+        )  # fmt: skip
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+        conn.execute(judgments.insert(), rows)
+    record_policy(store, "tiny-a", path="tiny-a", method=PolicyMethod.BASE)
+    record_policy(store, "dpo1", path=server.folder, parent="tiny-a", method=PolicyMethod.DPO)
+
+
 def open_policies(page, server: Server, role: Role = Role.LEAD, at: str = "") -> None:
     name = f"a-{role.value}"
     server.person(name, role)
@@ -98,6 +129,7 @@ def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
     open_policies(page, server)
     rows = page.locator("#ranked-rows tr")
     expect(rows).to_have_count(5)
+    expect(rows.filter(has_text="smollm2-135m").locator("td").nth(2)).to_have_text("base")
     assert names(page)[-1] == HOSTILE
     assert page.evaluate("window.pwned") is None
     expect(page.locator("#win-head")).to_have_text("Preferred to smollm2-135m")
@@ -131,6 +163,59 @@ def test_a_lead_sees_which_policy_is_better_and_why(serve, page):
     assert_accessible(page)
 
 
+OVERLAPS = """
+[...document.querySelectorAll("#ranked-rows tr")].flatMap((row) => {
+  const cells = [...row.cells].map((cell) => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return [cell, cell.getBoundingClientRect(), range.getBoundingClientRect()];
+  });
+  const outside = ([, cell, inner]) => inner.left < cell.left - 1 || inner.right > cell.right + 1;
+  return cells.filter(outside).map(([cell]) => cell.innerText);
+})
+"""
+
+
+@pytest.mark.parametrize("width", [1280, 960, 390])
+def test_few_votes_are_said_to_be_few_and_nothing_overlaps(serve, page, width):
+    server = serve()
+    fill_few(server)
+    page.set_viewport_size({"width": width, "height": 900})
+    open_policies(page, server)
+    links = page.locator(".pages a:not([hidden])")
+    expect(links.first).to_have_text("Rate")
+    shown = links.all_inner_texts()
+    rows = page.locator("#ranked-rows tr")
+    expect(rows.filter(has_text="tiny-b")).to_contain_text("no interval yet")
+    for name, mark, side in (("big", "won all", "or more"), ("smollm2-135m-instruct", "lost all", "or less")):
+        row = rows.filter(has=page.get_by_text(name, exact=True))
+        expect(row.locator(".state")).to_have_text(mark)
+        expect(row).to_contain_text(side)
+    expect(page.locator(".group-row").first).to_have_text("Group 1, not compared with the other groups")
+    expect(page.locator("#votes")).to_contain_text("people (judgments: 15)")
+    expect(page.locator("#ranking-count")).to_have_text("Votes that compare two policies: 14 · prompts: 14")
+    expect(page.locator("#ranking-notes")).to_contain_text("Left out: 1 pair of answers of one policy")
+    expect(page.locator(".change").first).to_contain_text("nearly everything differs")
+    expect(page.locator(".change :is(ins, del)")).to_have_count(0)
+    expect(page.locator(".decided.people").first).to_have_text(re.compile("(after|before) preferred by 1 of 1$"))
+    scrolls = page.locator("#matrix-box").evaluate("box => box.scrollWidth > box.clientWidth + 2")
+    assert scrolls == (width == 390)
+    assert page.locator("#matrix-scrolls").is_visible() == scrolls
+    if scrolls:
+        expect(page.locator("#matrix-box")).to_have_class("sideways more")
+        page.locator("#matrix-box").evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+        expect(page.locator("#matrix-box")).to_have_class("sideways")
+    for language in ("en", "ar", "es", "fr", "hi", "zh"):
+        page.evaluate("language => localStorage.setItem('rlhf_hitl.language', JSON.stringify(language))", language)
+        page.route("**/me", lambda route: None)  # who is signed in is never said: the links are there all the same
+        page.reload()
+        expect(page.locator("html")).to_have_attribute("lang", language)
+        expect(rows.first).to_be_visible(timeout=30_000)
+        assert page.evaluate(OVERLAPS) == []
+        assert page.evaluate(FITS) == []
+        assert links.count() == len(shown)
+
+
 def test_the_same_prompt_before_and_after(serve, page):
     server = serve()
     fill(server)
@@ -155,7 +240,9 @@ def test_the_same_prompt_before_and_after(serve, page):
     assert page.evaluate("window.pwned") is None
     page.locator("#words").fill("")
     page.locator("#decided").check()
-    expect(cards.first.locator(".decided").first).to_contain_text(re.compile(r"after \d, tie \d, before \d"))
+    expect(cards.first.locator(".decided").first).to_contain_text(
+        re.compile(r"(after|before) preferred by \d of \d|ties: \d")
+    )
     expect(cards.locator(":is(ins, del)").first).to_be_visible()
     assert_accessible(page)
     page.reload()

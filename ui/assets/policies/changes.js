@@ -49,14 +49,18 @@ function createChangesView(dashboard, server, address) {
     return more ? t("policies_search_on", { n: formatNumber(lookedAt) }) : t("policies_none_found");
   }
   function createChange(change) {
-    const { prompt, before, after, same, answers, decisions, tags } = change;
+    const { prompt, before, after, same, unlike, answers, decisions, tags } = change;
     const asked = createElement("div", { className: "asked", tabIndex: 0, role: "group", attributes: { "aria-label": t("conversation") } }, ...parseHtml(prompt));
     const facts = tags.map((tag) => createElement("li", {}, createElement("bdi", {}, tag)));
     for (const [population, { after: won, tie, before: lost }] of Object.entries(decisions)) {
-      const text = t("policies_decided", { after: formatNumber(won), tie: formatNumber(tie), before: formatNumber(lost) });
       const side = won > lost ? "after" : won < lost ? "before" : "";
+      const all = formatNumber(won + tie + lost);
+      const parts = side ? [t(`policies_prefer_${side}`, { n: formatNumber(Math.max(won, lost)), all })] : [t("policies_prefer_neither", { n: formatNumber(won), all })];
+      if (tie) parts.push(t("policies_ties", { n: formatNumber(tie) }));
+      const text = (won || lost ? parts : parts.slice(1)).join(" · ");
       facts.unshift(createElement("li", { className: `decided ${side} ${population}` }, `${t(`votes_of_${population}`)}: ${text}`));
     }
+    if (unlike) facts.unshift(createElement("li", {}, t("policies_unlike")));
     if (same) facts.unshift(createElement("li", { className: "decided" }, t("policies_same_text")));
     const sides = [
       ["before", before, answers[0]],

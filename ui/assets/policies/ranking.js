@@ -26,13 +26,13 @@ function createRankingView({ $, t, language, formatNumber }) {
 
   function showFilters({ population, counts, languages, tags }) {
     const populations = ["people", "judges", "simulated"].filter((name) => counts[name] || name === population);
-    fillSelect($("votes"), populations.map((name) => [name, `${t(`votes_of_${name}`)} (${formatNumber(counts[name] ?? 0)})`]));
+    fillSelect($("votes"), populations.map((name) => [name, t("policies_judgments_of", { who: t(`votes_of_${name}`), n: formatNumber(counts[name] ?? 0) })]));
     $("votes").value = population;
     const chosen = readAddress();
-    const offered = (values) => values.map(({ value, n, label }) => [value, `${label ?? value} (${formatNumber(n)})`]);
+    const offered = (values) => values.map(({ value, n, label }) => [value, t("policies_pairs_of", { name: label ?? value, n: formatNumber(n) })]);
     fillSelect($("language"), [["", t("policies_any")], ...withChosen(offered(languages), chosen.language)]);
     $("language").value = chosen.language ?? "";
-    const ofTags = tags.map(({ name, value, label, n }) => [JSON.stringify([name, value]), `${label} (${formatNumber(n)})`]);
+    const ofTags = tags.map(({ name, value, label, n }) => [JSON.stringify([name, value]), t("policies_pairs_of", { name: label, n: formatNumber(n) })]);
     fillSelect($("tag"), [["", t("policies_any")], ...withChosen(ofTags, chosen.tag)]);
     $("tag").value = chosen.tag ?? "";
     $("style").checked = chosen.style === "1";
@@ -59,7 +59,7 @@ function createRankingView({ $, t, language, formatNumber }) {
   function createRanked(policy, axis, { base, style }) {
     const marks = [];
     if (policy.policy === base) marks.push(createElement("span", { className: "state" }, t("policies_is_base")));
-    if (policy.held) marks.push(createElement("span", { className: "state paused" }, t("policies_held")));
+    if (policy.held) marks.push(createElement("span", { className: "state paused" }, t(policy.swept ? `policies_${policy.swept}_all` : "policies_held")));
     const cells = [
       createElement("td", { className: "numeric rank", data: { label: t("policies_rank") }, attributes: { role: "cell" } }, formatNumber(policy.rank)),
       createElement("th", { scope: "row", attributes: { role: "rowheader" } }, createElement("bdi", {}, policy.policy), " ", ...marks),
@@ -67,7 +67,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     ];
     if (style.length) cells.push(createCell(t("policies_without_style"), "numeric", createPlain(policy)));
     cells.push(
-      createCell($("win-head").textContent, "", createWinRate(policy)),
+      createCell($("win-head").textContent, "", policy.policy === base ? createElement("span", { className: "soft" }, t("policies_is_base")) : createWinRate(policy)),
       createCell(t("policies_votes"), "numeric", weight.format(policy.votes)),
       createCell(t("policies_prompts"), "numeric", formatNumber(policy.prompts)),
     );
@@ -85,7 +85,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     const label = t("policies_plot", { name: policy.policy, rating: points.format(rating), interval });
     const unknown = low === null && high === null;
     const plot = createDotPlot({ value: rating, low: unknown ? rating : low ?? axis[0], high: unknown ? rating : high ?? axis[1] }, axis, 1000, label);
-    const value = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, points.format(rating)), createElement("small", {}, ` ${interval}`));
+    const value = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, points.format(rating)), " ", createElement("small", {}, interval));
     return createElement("div", { className: "plot" }, plot, value);
   }
   function createPlain({ rating, plain_rating: plain, plain_rank: rank }) {
@@ -103,6 +103,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     if (answer.population === "simulated") notes.push(t("policies_note_simulated"));
     if (answer.groups > 1) notes.push(t("policies_note_groups", { n: formatNumber(answer.groups) }));
     if (answer.policies.some(({ held }) => held)) notes.push(t("policies_note_held"));
+    if (answer.policies.some(({ low, high }) => low === null && high === null)) notes.push(t("policies_note_few", { n: formatNumber(answer.min_prompts) }));
     if (answer.policies_left_out) notes.push(t("policies_note_more", { n: formatNumber(answer.policies_left_out) }));
     const items = notes.map((text) => createElement("li", {}, text));
     // Reasons come in English.
@@ -119,7 +120,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     const name = t(`style_${feature}`);
     const interval = t("plot_interval", { low: logits.format(low), high: logits.format(high) });
     const plot = createDotPlot({ value, low, high }, [-reach, reach], 0, `${name}: ${logits.format(value)}, 95 %: ${interval}`);
-    const text = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, logits.format(value)), createElement("small", {}, ` ${interval}`));
+    const text = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, createElement("b", {}, logits.format(value)), " ", createElement("small", {}, interval));
     return createElement("div", { data: { key: feature } }, createElement("dt", {}, name), createElement("dd", { className: "plot" }, plot, text));
   }
 
@@ -131,6 +132,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     const heads = shown.map(({ policy }) => createElement("th", { scope: "col", data: { key: policy } }, createElement("bdi", { title: policy }, policy)));
     redraw($("matrix-head"), createElement("tr", {}, createElement("th", { scope: "col" }, t("policies_policy")), ...heads));
     redraw($("matrix-rows"), ...shown.map(({ policy }, row) => createMatrixRow(policy, row, wins, ties)));
+    markHiddenPart();
     const left = policies.length - shown.length;
     $("matrix-note").textContent = left ? t("policies_note_more", { n: formatNumber(left) }) : "";
   }
@@ -146,5 +148,14 @@ function createRankingView({ $, t, language, formatNumber }) {
     const head = createElement("th", { scope: "row" }, createElement("bdi", {}, policy));
     return createElement("tr", { data: { key: policy } }, head, ...cells);
   }
+  // Where columns do not fit, the edge fades and a note says that there are more.
+  function markHiddenPart() {
+    const box = $("matrix-box");
+    const room = box.scrollWidth - box.clientWidth;
+    $("matrix-scrolls").hidden = room < 2;
+    box.classList.toggle("more", room - Math.abs(box.scrollLeft) > 2); // negative from right to left
+  }
+  $("matrix-box").addEventListener("scroll", markHiddenPart, { passive: true });
+  new ResizeObserver(markHiddenPart).observe($("matrix-box"));
   return { show };
 }

@@ -119,7 +119,7 @@ class RewardCallable:
         cut_off = np.array([not ids or ids[-1] not in self.eos for ids in completion_ids])
         counts = np.array([len(texts), sum(not text for text in texts), unreadable.sum(), cut_off.sum()])
         # In the order of the processes: all have the same figures.
-        for name, n in zip(COUNTS, sum(gather_object([counts])).tolist()):
+        for name, n in zip(COUNTS, np.sum(gather_object([counts]), axis=0).tolist()):
             setattr(self.seen, name, getattr(self.seen, name) + n)
         refuse_unread(self.seen.unreadable, self.seen.answers)
         self.seen.scale.add(torch.tensor(gather_object(rewards.tolist()), dtype=torch.float64), lambda own: own)
@@ -203,7 +203,7 @@ class RewardKeeper(TrainerCallback):
     def on_save(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:
             seen = {"answers": dataclasses.asdict(self.reward.seen), "watch": self.reward.watch.state_dict()}
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             write_text_atomically(folder / SEEN_FILE, json.dumps(seen))
             if self.best is not None:
                 self.best.save(folder)

@@ -161,7 +161,7 @@ def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: Tuning
     from rlhf_hitl.models import get_display_name
     from rlhf_hitl.policy.sources import find_policy
 
-    files = find_policy(policy).identity
+    files = find_policy(str(policy)).identity
     return {
         "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
         "reward_model": card.get("reward_model_id"),

@@ -81,7 +81,7 @@ class CheckpointMarker(TrainerCallback):
     def on_save(self, args, state, control, **kwargs) -> None:
         self.accelerator.wait_for_everyone()  # each process writes its random states
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             write_text_atomically(folder / INPUTS_FILE, json.dumps(self.inputs, indent=2))
 
 

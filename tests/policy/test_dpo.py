@@ -616,7 +616,9 @@ def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     history = json.loads((out / TRAINING_CARD).read_text())["history"]
-    assert [result["first"], result["last"]] == history
+    assert ([result["first"], result["last"]], len(history)) == ([history[0], history[-1]], 3), (
+        "two steps and what they made"
+    )
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert (config["reward_model"], config["steps"]) == (result["reward_model_id"], 2)
     assert "output_dir" not in config

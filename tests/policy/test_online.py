@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.policy.dpo import DPOSettings
 from rlhf_hitl.policy.dpo_pair import DPOPair
-from rlhf_hitl.policy.dpo_rounds import train_dpo_in_rounds
+from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
 from rlhf_hitl.policy.online import train_online
 from rlhf_hitl.policy.online_rewards import RewardCallable, RewardKeeper
 from rlhf_hitl.policy.online_settings import GRPOSettings, RLOOSettings
@@ -271,7 +270,7 @@ def test_what_tensorboard_shows_stays_in_the_folder_of_the_policy(policy, tmp_pa
         model_name_or_path=str(policy), output_dir=str(tmp_path / "dpo"), use_cpu=True, bf16=False,
         report_to=["tensorboard"],
     )  # fmt: skip
-    train_dpo_in_rounds(of_dpo, lambda number, policy: (pairs, Counter()), rounds=2)
+    train_dpo_in_rounds(of_dpo, lambda number, policy: MadePairs(pairs, {}), rounds=2)
     assert list((tmp_path / "dpo" / "logs").glob("*tfevents*"))
     assert list((tmp_path / "dpo" / "logs" / "round-1").glob("*tfevents*"))
     assert {p.name for p in tmp_path.iterdir()} == {"rloo", "dpo"}

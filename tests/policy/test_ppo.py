@@ -310,7 +310,8 @@ def test_what_the_reward_model_cannot_read_earns_what_an_answer_without_text_ear
     online = RewardCallable({p.id: p for p in train}, reward, find_problem, trainer.sampler.reader, {1}, 0.0)
     ids = [row[: int(n)].tolist() for row, n in zip(rollouts.batch.answers, rollouts.batch.lengths)]
     asked, logged = [p.id for p in rollouts.prompts], {}
-    assert online(["x"] * 32, [""] * 32, ids, asked, logged.__setitem__) == rollouts.rewards.tolist()
+    scaled = online(["x"] * 32, [""] * 32, ids, asked, logged.__setitem__)
+    assert scaled == pytest.approx(measured.scaled.tolist(), abs=1e-6)
     assert logged["unreadable"] == sum(odd) / 32
     with pytest.raises(BadInput, match="first 8 answers, all unreadable"):
         train_ppo(settings(policy, tmp_path / "none"), train, reward, lambda chats: refuse_all_but(chats, "yes", ""))

@@ -29,6 +29,7 @@ from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Comparison, Completion, Prompt, Split
 
 if TYPE_CHECKING:
+    from rlhf_hitl.policy.generation import SampledCompletions
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
 
@@ -186,10 +187,11 @@ class RoundSteps:
             return {"policy": policy, "reason": reason}
         prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self.seed).shuffle(prompts)
-        fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
+        asked = prompts[: self.config.dpo_prompts]
+        fresh = self._sample_completions(policy, asked) if asked else None
         model, out = self.reward_models.get(self.round), self._name_policy_folder("dpo")
         return tuning.tune_with_dpo(
-            self.store, self.config, policy, out, model, fresh, round=self.round, seed=self.seed
+            self.store, self.config, policy, out, model, asked, fresh, round=self.round, seed=self.seed
         )
 
     def tune_with_ppo(self) -> dict[str, Any]:
@@ -264,7 +266,7 @@ class RoundSteps:
             )
         return chosen
 
-    def _sample_completions(self, policy: str, prompts: list[Prompt]) -> list[Completion]:
+    def _sample_completions(self, policy: str, prompts: list[Prompt]) -> SampledCompletions:
         """Sample `completions_per_prompt` answers to each prompt, shared among the temperatures."""
         from rlhf_hitl.policy.generation import sample_completions
         from rlhf_hitl.policy.sampling import share_among_temperatures

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
-from rlhf_hitl.types import Completion, Split
+from rlhf_hitl.types import Prompt, Split
 
 if TYPE_CHECKING:
+    from rlhf_hitl.policy.generation import SampledCompletions
     from rlhf_hitl.reward.model import RewardModel
 
 
@@ -22,12 +23,14 @@ def tune_with_dpo(
     policy: str,
     out: Path,
     model: RewardModel | None,
-    fresh: Sequence[Completion],
+    asked: Sequence[Prompt],
+    fresh: SampledCompletions | None,
     *,
     round: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Tune a policy on people's pairs and on pairs that the reward model makes of fresh completions. Returns figures.
+    """Tune a policy on people's pairs and on pairs that the reward model makes of fresh completions, None where no
+    prompts were asked. Returns figures.
 
     The record gives the run again as nearly as `train-dpo` can: it samples at one temperature.
     """
@@ -39,7 +42,8 @@ def tune_with_dpo(
     pairs = collect_dpo_pairs(
         store,
         model,
-        fresh,
+        fresh or (),
+        asked=asked,
         limit=config.dpo_pairs,
         seed=seed,
         label_model=config.label_model,
@@ -57,7 +61,8 @@ def tune_with_dpo(
     )
     settings = DPOSettings(model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=config.skip_bad)
     card = _describe_run(config, model, arguments)
-    figures = train_dpo(settings, pairs, store.images.load, not_paired=not_paired, card=card)
+    sampled = None if fresh is None else fresh.counts.as_dict()
+    figures = train_dpo(settings, pairs, store.images.load, not_paired=not_paired, sampled=sampled, card=card)
     record_tuned_policy(store, out, base=policy, reward_model_id=model and model.id, round=round)
     return {"policy": str(out), "pairs": len(pairs), **figures}
 

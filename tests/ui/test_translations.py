@@ -114,6 +114,8 @@ def families() -> dict[str, set[str]]:
         "method_*": {method.value for method in PolicyMethod},
         "outcome_*": set(get_args(PromotionOutcome)),
         "policies_*": {"before", "after"},
+        "policies_prefer_*": {"before", "after"},
+        "policies_*_all": {"won", "lost"},
         "group_*": {"name", "done", "judgments", "accuracy", "people", "same", "newest", "seconds", "cost"},
         "threshold_*": {"confidence", "accepted", "load", "error", "bound", "cost"},
     }

@@ -135,6 +135,24 @@ def draw_real_tuning_samples(f: dict[str, Any]) -> str:
     )
 
 
+def draw_generation(f: dict[str, Any]) -> str:
+    names = {
+        "k1": "one answer to a prompt",
+        "k4": "four answers to a prompt",
+        "eos": "four answers, as long as they come",
+    }
+    rows = "".join(
+        f"| {name} | {f[f'{key}.ours.tokens_per_s']:.0f} | {f[f'{key}.generate.tokens_per_s']:.0f} | "
+        f"{f[f'{key}.tokens_ratio']:.2f} ({f[f'{key}.tokens_ratio.low']:.2f} to "
+        f"{f[f'{key}.tokens_ratio.high']:.2f}) |\n"
+        for key, name in names.items()
+    )
+    return (
+        f"| {f['rows']} rows side by side, {f['new_tokens']} new tokens | tokens a second | `model.generate` | ratio "
+        "(worst and best turn) |\n| --- | ---: | ---: | ---: |\n" + rows
+    )
+
+
 def draw_ppo_toy(f: dict[str, Any]) -> str:
     return (
         "| a toy task whose optimum is known | |\n| --- | ---: |\n"
@@ -213,6 +231,7 @@ def draw_promotion(f: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "conservative": draw_conservative,
+    "generation": draw_generation,
     "gpu": draw_gpu,
     "ppo_toy": draw_ppo_toy,
     "ppo_value_head": draw_ppo_value_head,

@@ -49,8 +49,8 @@ UNSUPPORTED_SETTINGS = {
     "rloo": UNSUPPORTED_ONLINE_SETTINGS,
     "grpo": UNSUPPORTED_ONLINE_SETTINGS,
 }
-#: Method → setting → the values that it has. TRL looks only when it trains, which is after answers were sampled.
-CHOICES_OF_TRL: dict[str, dict[str, tuple[str, ...]]] = {
+#: Method → setting → the values that it has: ours, and those of TRL, which looks only when it trains, after sampling.
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     "dpo": {
         "loss_type": (
             "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
@@ -142,7 +142,7 @@ def refuse_unknown_choices(method: str, settings: Mapping[str, Any], where: str 
         settings: name → a value, or several in a list.
         where: they stand, to be put before a name, such as a file and a colon.
     """
-    for name, choices in CHOICES_OF_TRL.get(method, {}).items():
+    for name, choices in CHOICES.get(method, {}).items():
         given = settings.get(name, ())
         for value in [given] if isinstance(given, str) else given:
             if value not in choices:

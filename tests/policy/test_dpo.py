@@ -27,7 +27,7 @@ from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.model_drawer import ModelDrawer
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.training import CHOICES_OF_TRL, refuse_heldout
+from rlhf_hitl.policy.training import CHOICES, refuse_heldout
 from rlhf_hitl.policy.training_plot import plot_training
 from rlhf_hitl.policy.tuning_record import describe_preferences
 from rlhf_hitl.reward.readability import Obstacle, Unreadable
@@ -595,11 +595,11 @@ def test_the_choices_of_losses_are_those_that_trl_has():
 
     dpo, grpo = inspect.getsource(DPOTrainer._compute_loss), inspect.getsource(GRPOTrainer._compute_loss)
     has = set(re.findall(r'loss_type == "(\w+)"', dpo))
-    assert has == set(CHOICES_OF_TRL["dpo"]["loss_type"])
-    assert set(re.findall(r'f_divergence_type == "(\w+)"', dpo)) == set(CHOICES_OF_TRL["dpo"]["f_divergence_type"])
+    assert has == set(CHOICES["dpo"]["loss_type"])
+    assert set(re.findall(r'f_divergence_type == "(\w+)"', dpo)) == set(CHOICES["dpo"]["f_divergence_type"])
     several = " ".join(re.findall(r"loss_type in \[(.*)\]", grpo))
     has = set(re.findall(r'loss_type == "(\w+)"', grpo)) | set(re.findall(r'"(\w+)"', several))
-    assert has == set(CHOICES_OF_TRL["grpo"]["loss_type"])
+    assert has == set(CHOICES["grpo"]["loss_type"])
     for refused in ({"loss_type": ["exo_pair"]}, {"loss_type": ["aot"], "f_divergence_type": "forward_kl"}):
         with pytest.raises(BadInput, match=r"exo_pair|aot"):
             DPOSettings(use_cpu=True, bf16=False, **refused)  # type: ignore[arg-type]

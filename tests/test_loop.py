@@ -8,7 +8,6 @@ import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +21,9 @@ from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.policy.dpo import DPOSettings
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
+from rlhf_hitl.policy.ppo import checkpoints
 from rlhf_hitl.policy.ppo.config import PPOConfig
+from rlhf_hitl.policy.ppo.trainer import PPOTrainer
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
@@ -146,15 +147,31 @@ def test_a_step_that_fails_and_is_done_again_has_cost_twice(prompts, tiny_model,
     ]
 
 
-def test_an_interrupted_step_is_done_again_and_keeps_the_files_of_the_first_attempt(prompts, tiny_model, tmp_path):
-    loop = loop_of(prompts, tiny_model, tmp_path)
-    loop.run(1)
-    first = read_finished_steps(prompts)[1, "dpo"]["policy"]
-    # As if killed after it had written its policy and before the store knew: the step is done once more.
-    again = loop.make_round_steps(1).tune_with_dpo()
-    assert again["policy"] != first
-    assert (tmp_path / "policies").is_dir()
-    assert all((folder / "model.safetensors").is_file() for folder in map(Path, (first, again["policy"])))
+def test_a_tuning_that_was_stopped_goes_on_and_leaves_one_policy(prompts, tiny_model, tmp_path, monkeypatch):
+    loop = loop_of(prompts, tiny_model, tmp_path, ppo_steps=2, gate_prompts=1)
+
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # DPO's policy is written, and the store does not know of it
+        patch.setattr("rlhf_hitl.policy.lineage.record_tuned_policy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(1)
+    [first] = (tmp_path / "policies").glob("round-1-dpo-*")
+    with monkeypatch.context() as patch:  # PPO has done its first step
+        place = checkpoints.place_folder
+        patch.setattr(checkpoints, "place_folder", lambda *args: interrupt(place(*args)))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(1)
+    steps, run_step = [], PPOTrainer.run_step
+    monkeypatch.setattr(PPOTrainer, "run_step", lambda trainer, step: (steps.append(step), run_step(trainer, step))[1])
+    finished = loop.run(1)
+    assert steps == [1]
+    assert Path(finished[1, "dpo"]["policy"]) == first
+    assert {p.name for p in (tmp_path / "policies").iterdir()} == {
+        Path(finished[1, step]["policy"]).name for step in ("dpo", "ppo")
+    }
+    assert not list((tmp_path / "sampling").iterdir()), "all answers that were kept were used"
 
 
 def test_a_round_cannot_be_finished_with_other_settings(prompts, tiny_model, tmp_path):
@@ -226,12 +243,13 @@ MIDDLES = {
     "train_reward": ("rlhf_hitl.reward.training.head_training", "save_head"),
     "evaluate": ("rlhf_hitl.reward.model_card", "add_evaluation_to_card"),
     "dpo": ("rlhf_hitl.policy.trl_training", "save_policy"),
+    "ppo": ("rlhf_hitl.policy.ppo.checkpoints", "place_folder"),
     "promote": ("rlhf_hitl.simulate", "simulate_answer"),
 }
 #: When steps are killed that are not killed three times: they take longest, or have no middle.
 MOMENTS = {
-    **dict.fromkeys(("label", "evaluate", "dpo", "promote"), ("middle", "done")),
-    **dict.fromkeys(("gate", "ppo"), ("done",)),
+    **dict.fromkeys(("label", "evaluate", "dpo", "ppo", "promote"), ("middle", "done")),
+    "gate": ("done",),
 }
 #: A round without a reward model, and one with all that a round may do; the third is tuned least, for it takes longest.
 ROUNDS = (SMALL | {"ppo_steps": 0, "dpo_pairs": 0}, SMALL)
@@ -244,8 +262,9 @@ def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: st
 
     from rlhf_hitl.loop import runner, steps
 
-    # The same folders in both loops, for the name of a policy is in the ids of what raters compare.
-    steps.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="0" * 32))
+    # The same folders in both loops, for the name of a policy is in the ids of what raters compare, and the inputs that
+    # a folder is named by have the workspace's path.
+    steps._digest = lambda inputs: "0" * 8
 
     gc.freeze()  # as in forked_processes.py
 

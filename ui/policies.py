@@ -154,6 +154,7 @@ def describe_ranking(votes: PolicyVotes, report: PolicyReport) -> dict[str, Any]
         "base": None if report.base is None else make_all_visible(report.base),
         "groups": report.groups,
         "tie_rate": report.tie_rate,
+        "is_stretched": report.is_stretched,
         "min_prompts": MIN_PROMPTS,
         "policies": [vars(figures) | {"policy": make_all_visible(figures.policy)} for figures in shown],
         "policies_left_out": len(report.policies) - len(shown),

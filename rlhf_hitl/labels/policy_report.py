@@ -17,6 +17,8 @@ from rlhf_hitl.store.reward_models import display_name_of_id, list_reward_models
 from rlhf_hitl.types.promotions import Decision
 from rlhf_hitl.wording import say_count
 
+#: With a fitted share of ties above this, differences of ratings are mostly the model's way to explain ties.
+MOST_TIES = 0.9
 POPULATION_TITLES = {PEOPLE: "people", JUDGES: "models that judge", SIMULATED: "simulated raters"}
 
 
@@ -95,6 +97,11 @@ class PolicyReport:
     style: list[StyleWorth] = field(default_factory=list)
     left_out: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def is_stretched(self) -> bool:
+        """Whether so much is tied that the fit needs huge differences to explain who is better."""
+        return self.tie_rate > MOST_TIES
+
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -119,6 +126,11 @@ class PolicyReport:
             notes.append(
                 "Who won, or lost, everything has an open interval: only a weak prior (normal, of 4 logits) says how "
                 "far ahead, or behind, they are"
+            )
+        if self.is_stretched:
+            notes.append(
+                f"Two equal policies would tie in {self.tie_rate:.2%} of votes, which stretches the scale: read ranks "
+                "and who beats whom, not how far apart ratings are"
             )
         if any(p.prompts < MIN_PROMPTS and not p.held for p in self.policies):
             notes.append(

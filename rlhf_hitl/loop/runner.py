@@ -1,7 +1,8 @@
 """Run rounds of the loop so that each step is done once, however often the loop is stopped and started.
 
 A round is a list of steps. A finished step leaves its result in the store, and a loop that starts again skips it. A
-step that was interrupted is done again from its beginning, so every step must be safe to repeat.
+step that was interrupted is done again, so every step must be safe to repeat. What takes long goes on where it was:
+answers are kept in journals, and DPO and PPO have checkpoints.
 """
 
 from __future__ import annotations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import random
 import shutil
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +32,10 @@ from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Comparison, Completion, Prompt, Split
 
 if TYPE_CHECKING:
-    from rlhf_hitl.policy.generation import SampledCompletions
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
+
+log = logging.getLogger(__name__)
 
 
 class RoundSteps:
@@ -64,11 +68,12 @@ class RoundSteps:
         policy, begins = self._find_starting_policy(), read_store_revision(self.store)
         source = f"round {self.round}"
         if (comparisons := list(find_comparisons(self.store, source=source))) == []:
-            completions = self._sample_completions(policy, prompts)
+            completions = self._sample_completions("sample", policy, prompts).completions
             record_sources(self.store, [find_policy(policy)])
             sampled = make_comparisons(prompts, completions, chosen=self._choose_pairs(prompts, completions))
             with self.store.write() as conn:
                 insert_comparisons(self.store, conn, sampled, source=source)
+            self._delete_journal("sample")
             comparisons = list(find_comparisons(self.store, source=source))
         # Of a loop that was killed before its store knew that this was done, judgments may be there already.
         if comparisons:
@@ -188,19 +193,23 @@ class RoundSteps:
         prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self.seed).shuffle(prompts)
         asked = prompts[: self.config.dpo_prompts]
-        fresh = self._sample_completions(policy, asked) if asked else None
-        model, out = self.reward_models.get(self.round), self._name_policy_folder("dpo")
-        return tuning.tune_with_dpo(
-            self.store, self.config, policy, out, model, asked, fresh, round=self.round, seed=self.seed
+        fresh = self._sample_completions("dpo", policy, asked) if asked else None
+        name_folder, model = partial(self._name_policy_folder, "dpo"), self.reward_models.get(self.round)
+        tuned = tuning.tune_with_dpo(
+            self.store, self.config, policy, name_folder, model, fresh, round=self.round, seed=self.seed
         )
+        self._delete_journal("dpo")
+        return tuned
 
     def tune_with_ppo(self) -> dict[str, Any]:
         """Tune the policy that DPO left, on the rewards of the reward model."""
         policy = self._read_result("dpo")["policy"]
         if (reason := self._find_obstacle(self.config.ppo_steps)) is not None:
             return {"policy": policy, "reason": reason}
-        model, out = self._require_trained_model(), self._name_policy_folder("ppo")
-        return tuning.tune_with_ppo(self.store, self.config, policy, out, model, round=self.round, seed=self.seed)
+        name_folder, model = partial(self._name_policy_folder, "ppo"), self._require_trained_model()
+        return tuning.tune_with_ppo(
+            self.store, self.config, policy, name_folder, model, round=self.round, seed=self.seed
+        )
 
     def promote(self) -> dict[str, Any]:
         """Have raters compare the tuned policy with the old one, blind, and promote it where they prefer it.
@@ -266,10 +275,12 @@ class RoundSteps:
             )
         return chosen
 
-    def _sample_completions(self, policy: str, prompts: list[Prompt]) -> SampledCompletions:
-        """Sample `completions_per_prompt` answers to each prompt, shared among the temperatures."""
-        from rlhf_hitl.policy.generation import sample_completions
+    def _sample_completions(self, step: str, policy: str, prompts: list[Prompt]) -> tuning.FreshAnswers:
+        """Sample `completions_per_prompt` answers to each prompt, shared among the temperatures. Those that an attempt
+        has left which was stopped are not drawn again, until `_delete_journal`."""
+        from rlhf_hitl.policy.generation_run import GenerationRun
         from rlhf_hitl.policy.sampling import share_among_temperatures
+        from rlhf_hitl.policy.sources import find_policy
 
         samplings = share_among_temperatures(
             self.config.temperatures,
@@ -277,7 +288,24 @@ class RoundSteps:
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
         )
-        return sample_completions(policy, prompts, samplings, skip_bad=self.config.skip_bad)
+        source = find_policy(policy)
+        folder = self._name_journal_folder(step)
+        run = GenerationRun([source], prompts, samplings, folder, skip_bad=self.config.skip_bad)
+        run.check()
+        completions = [completion for _, made in run.complete() for completion in made]
+        counts = run.counts[source.name]
+        for line in counts.lines(source.name):
+            log.warning("%s", line)
+        return tuning.FreshAnswers(prompts, completions, counts)
+
+    def _name_journal_folder(self, step: str) -> Path:
+        from rlhf_hitl.policy.draws import name_journal_folder
+
+        return name_journal_folder(self.settings.workspace, self.store.safe_url, "loop", str(self.round), step)
+
+    def _delete_journal(self, step: str) -> None:
+        """Delete what a step keeps of its draws: all of it was used."""
+        shutil.rmtree(self._name_journal_folder(step), ignore_errors=True)
 
     def _choose_pairs(self, prompts: list[Prompt], completions: list[Completion]) -> ChosenPairs:
         """Return the pairs that the rule chooses; none where pairs are drawn, or before there is a reward model."""
@@ -354,15 +382,22 @@ class RoundSteps:
         gate = self._read_result("gate")
         return None if gate["passed"] else f"the gate stopped the reward model: {gate['reason']}"
 
-    def _name_policy_folder(self, step: str) -> Path:
-        """Return a folder for a step's policy that no other store, loop or attempt has written to.
+    def _name_policy_folder(self, step: str, inputs: Mapping[str, Any]) -> Path:
+        """Return a folder for a step's policy that no other store has written to.
 
-        What attempts of this store at the same step have left, which were killed before they were finished, is removed.
+        Of attempts at the step that were stopped, only the checkpoints of the one with the same inputs are left.
         """
+        from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
+
         policies = self.settings.workspace / "policies"
         own = f"round-{self.round}-{step}-{self.store.sign('policy folders', step)[:8]}-"
+        out = policies / f"{own}{_digest(inputs)}"
         kept = {str(result.get("policy")) for result in read_finished_steps(self.store).values()}
-        for folder in policies.glob(f"{own}*"):
-            if str(folder) not in kept:
+        for folder in [*policies.glob(f"{own}*"), *policies.glob(f".{own}*")]:
+            if str(folder) not in kept and folder != get_checkpoint_folder(out):
                 shutil.rmtree(folder)
-        return policies / f"{own}{uuid.uuid4().hex[:8]}"
+        return out
+
+
+def _digest(inputs: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
-from rlhf_hitl.types import Prompt, Split
+from rlhf_hitl.types import Completion, Prompt, Split
 
 if TYPE_CHECKING:
-    from rlhf_hitl.policy.generation import SampledCompletions
+    from rlhf_hitl.policy.sampling_counts import SamplingCounts
     from rlhf_hitl.reward.model import RewardModel
+
+#: Steps of an optimiser between two checkpoints of DPO. PPO writes one after each of its steps, which take far longer.
+DPO_SAVE_STEPS = 50
+
+#: Returns the folder for a policy that is made of these inputs (`describe_training_inputs`).
+FolderNamer = Callable[[Mapping[str, Any]], Path]
+
+
+@dataclass(frozen=True)
+class FreshAnswers:
+    """What a policy answered to the prompts that it was asked, and counts of what was drawn and filtered."""
+
+    asked: Sequence[Prompt]
+    completions: Sequence[Completion]
+    counts: SamplingCounts
 
 
 def tune_with_dpo(
     store: Store,
     config: LoopConfig,
     policy: str,
-    out: Path,
+    name_folder: FolderNamer,
     model: RewardModel | None,
-    asked: Sequence[Prompt],
-    fresh: SampledCompletions | None,
+    fresh: FreshAnswers | None,
     *,
     round: int,
     seed: int,
@@ -33,17 +48,20 @@ def tune_with_dpo(
     prompts were asked. Returns figures.
 
     The record gives the run again as nearly as `train-dpo` can: it samples at one temperature.
+
+    A training that was stopped goes on from its checkpoint where its inputs are the same.
     """
     from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
     from rlhf_hitl.policy.lineage import record_tuned_policy
+    from rlhf_hitl.policy.training import describe_training_inputs
 
     not_paired = Counter[str]()
     pairs = collect_dpo_pairs(
         store,
         model,
-        fresh or (),
-        asked=asked,
+        () if fresh is None else fresh.completions,
+        asked=() if fresh is None else fresh.asked,
         limit=config.dpo_pairs,
         seed=seed,
         label_model=config.label_model,
@@ -59,8 +77,17 @@ def tune_with_dpo(
         limit=config.dpo_pairs,
         label_model=config.label_model,
     )
-    settings = DPOSettings(model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=config.skip_bad)
     card = _describe_run(config, model, arguments)
+    out = name_folder(describe_training_inputs(policy, {"pairs": [pair.label for pair in pairs]}, card))
+    settings = DPOSettings(
+        model_name_or_path=policy,
+        output_dir=str(out),
+        max_length=512,
+        save_steps=DPO_SAVE_STEPS,
+        save_total_limit=1,
+        resume_from_checkpoint="latest",
+        skip_bad=config.skip_bad,
+    )
     sampled = None if fresh is None else fresh.counts.as_dict()
     figures = train_dpo(settings, pairs, store.images.load, not_paired=not_paired, sampled=sampled, card=card)
     record_tuned_policy(store, out, base=policy, reward_model_id=model and model.id, round=round)
@@ -68,14 +95,28 @@ def tune_with_dpo(
 
 
 def tune_with_ppo(
-    store: Store, config: LoopConfig, policy: str, out: Path, model: RewardModel, *, round: int, seed: int
+    store: Store,
+    config: LoopConfig,
+    policy: str,
+    name_folder: FolderNamer,
+    model: RewardModel,
+    *,
+    round: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """Tune a policy on the rewards of the reward model. Returns figures."""
+    """Tune a policy on the rewards of the reward model. Returns figures.
+
+    A training that was stopped goes on from its checkpoint where its inputs are the same.
+    """
     from rlhf_hitl.policy.lineage import record_tuned_policy
     from rlhf_hitl.policy.ppo.config import PPOConfig
     from rlhf_hitl.policy.ppo.trainer import train_ppo
     from rlhf_hitl.policy.rewards import PolicyReward
+    from rlhf_hitl.policy.training import describe_training_inputs
 
+    prompts = list_prompts(store, split=Split.TRAIN)
+    card = _describe_run(config, model)
+    out = name_folder(describe_training_inputs(policy, {"prompts": [p.id for p in prompts]}, card))
     settings = PPOConfig(
         model_name_or_path=policy,
         output_dir=str(out),
@@ -85,10 +126,10 @@ def tune_with_ppo(
         max_new_tokens=config.max_new_tokens,
         seed=seed,
         skip_bad=config.skip_bad,
+        save_steps=1,
     )
-    prompts = list_prompts(store, split=Split.TRAIN)
     reward = PolicyReward(model, store, config.conservative)
-    result = train_ppo(settings, prompts, reward, model.find_problem, card=_describe_run(config, model))
+    result = train_ppo(settings, prompts, reward, model.find_problem, card=card)
     record_tuned_policy(store, out, base=policy, reward_model_id=model.id, round=round)
     stopped = {"stopped": result.stopped} if result.stopped else {}
     return {"policy": str(out), "steps": result.steps, **stopped, "last": result.history[-1]}

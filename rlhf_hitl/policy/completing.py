@@ -52,6 +52,10 @@ class Drawer(Protocol):
         """Give memory back until the next draw."""
         ...
 
+    def close(self) -> None:
+        """Give everything back: nothing more is drawn."""
+        ...
+
 
 class TooLong(BadInput):
     """A prompt leaves no room for an answer."""

@@ -288,7 +288,9 @@ def train_dpo(
         log.warning("these settings of the loss take every label as certain: only plain DPO learns its votes")
     if start_adapter is not None:
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start_adapter), device="cpu"))  # type: ignore[arg-type]
-    inputs = {"method": "dpo", **describe_training_inputs(settings.model_name_or_path, card or {})}
+    labels = [pair.label for pair in read.pairs]
+    inputs = describe_training_inputs(settings.model_name_or_path, {"pairs": labels}, card or {})
+    inputs = {"method": "dpo", **inputs}
     history = run_training(trainer, "per_device_train_batch_size", "max_length", inputs=inputs)
     figures = {
         **count_pairs(read.pairs),

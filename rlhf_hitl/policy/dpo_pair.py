@@ -35,6 +35,11 @@ class DPOPair:
     simulated: bool = False
 
     @property
+    def label(self) -> list[str | float]:
+        """What is compared and what is known of it, in JSON: what tells a pair from another one to a training."""
+        return [self.prompt.id, self.chosen.id, self.rejected.id, self.share, self.tie, self.weight]
+
+    @property
     def completion_ids(self) -> frozenset[str]:
         return frozenset((self.chosen.id, self.rejected.id))
 

@@ -54,16 +54,14 @@ class EndpointDrawer:
 
     Args:
         journal: keeps what each request took, so that a budget holds for a command that is given again.
-
-    Attributes:
         takes_silence: go on where the first answers are all empty, since nothing is filtered.
     """
 
     window = 1024
-    takes_silence = False
 
-    def __init__(self, settings: EndpointSettings, journal: DrawJournal):
+    def __init__(self, settings: EndpointSettings, journal: DrawJournal, *, takes_silence: bool = False):
         self.name, self._settings, self._journal = settings.name, settings, journal
+        self._takes_silence = takes_silence
         self._has_answered = not journal.is_empty
         self._has_said_something, self._empty, self._empty_prompts = False, 0, set[str]()
         key = read_key(settings.api_key_env, settings.api_key_file)
@@ -126,7 +124,7 @@ class EndpointDrawer:
 
     def _is_silent(self, job: CompletionJob, draw: Draw, asked: set[str]) -> bool:
         """Count an answer, and return whether the endpoint has sent nothing but empty ones, and enough of them."""
-        if draw.finish == "refused" or self.takes_silence or self._has_said_something:
+        if draw.finish == "refused" or self._takes_silence or self._has_said_something:
             return False
         self._has_said_something = _says_something(draw)
         if self._has_said_something:

@@ -6,12 +6,13 @@ A completion depends on its prompt, on how it was sampled and on its own seed, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_hitl.policy.completing import Drawer, check_prompts, complete_prompts
-from rlhf_hitl.policy.draws import DrawJournal
+from tqdm import tqdm
+
+from rlhf_hitl.policy.completing import check_prompts, complete_prompts
 from rlhf_hitl.policy.model_drawer import open_model
 from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
@@ -61,26 +62,10 @@ def sample_completions(
     )
     counts = SamplingCounts()
     check_prompts(drawer, prompts, counts, skip_bad=skip_bad, left_out=left_out)
-    made = complete_with_bar(drawer, prompts, samplings, counts, keep_all=keep_all)
-    return SampledCompletions([c for _, completions in made for c in completions], counts)
-
-
-def complete_with_bar(
-    drawer: Drawer,
-    prompts: Sequence[Prompt],
-    samplings: Sequence[Sampling],
-    counts: SamplingCounts,
-    *,
-    keep_all: bool = False,
-    journal: DrawJournal | None = None,
-) -> Iterator[tuple[Prompt, list[Completion]]]:
-    """Yield what `complete_prompts` does, with a progress bar, and log at the end what was filtered."""
-    from tqdm import tqdm
-
     total = len(prompts) * sum(s.count for s in samplings)
     with tqdm(total=total, desc=drawer.name, unit="completion", disable=not total) as bar:
-        yield from complete_prompts(
-            drawer, prompts, samplings, counts, keep_all=keep_all, journal=journal, on_progress=bar.update
-        )
+        made = complete_prompts(drawer, prompts, samplings, counts, keep_all=keep_all, on_progress=bar.update)
+        completions = [c for _, of_prompt in made for c in of_prompt]
     for line in counts.lines(drawer.name):
         log.warning("%s", line)
+    return SampledCompletions(completions, counts)

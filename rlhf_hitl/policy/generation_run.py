@@ -124,10 +124,8 @@ class GenerationRun:
             if isinstance(source, CompletionFile):
                 continue
             journal = stack.enter_context(DrawJournal(self._folder, source.name_journal(self._samplings), writer))
-            drawer = source.open(self._samplings, journal)
-            if self._keep_all and source.folder is None:
-                drawer.takes_silence = True  # type: ignore[attr-defined]
-            stack.callback(getattr(drawer, "close", drawer.release))
+            drawer = source.open(self._samplings, journal, self._keep_all)
+            stack.callback(drawer.close)
             opened.append((source.name, _Opened(drawer, journal)))
         return opened
 

@@ -118,6 +118,8 @@ class ModelDrawer(TokenReader):
         """Forget the model; it is loaded again when another answer is drawn."""
         self._model = None
 
+    close = release
+
 
 def open_model(
     policy: str | Path,

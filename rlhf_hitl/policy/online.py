@@ -144,7 +144,9 @@ def train_online(
         )
         if not is_sharded(trainer):
             keeper.watch_over(trainer.model)  # type: ignore[arg-type]
-    inputs = {"method": method, **describe_training_inputs(settings.model_name_or_path, card or {}, rewards.watch)}
+    ids = [p.id for p in read.prompts]
+    inputs = describe_training_inputs(settings.model_name_or_path, {"prompts": ids}, card or {}, rewards.watch)
+    inputs = {"method": method, **inputs}
     history = run_training(trainer, *MEMORY_SETTINGS, inputs=inputs)
     figures = {
         "prompts": len(rows),

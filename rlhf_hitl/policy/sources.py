@@ -26,14 +26,14 @@ class DrawnPolicy:
         identity: what tells its draws from those of another one, or of the same name after it has changed.
         place: a folder on this machine, a hub id, or an endpoint's address.
         folder: with its weights; None where they are elsewhere.
-        open: returns its drawer.
+        open: returns its drawer; `keep_all` as of `complete_prompts`.
     """
 
     name: str
     identity: str
     place: str
     folder: Path | None
-    open: Callable[[Sequence[Sampling], DrawJournal], Drawer]
+    open: Callable[[Sequence[Sampling], DrawJournal, bool], Drawer]
 
     @property
     def method(self) -> PolicyMethod:
@@ -74,7 +74,7 @@ def find_policy(
         return CompletionFile(Path(policy).expanduser())
     from rlhf_hitl.models import get_display_name, locate_model_folder
 
-    def open(samplings: Sequence[Sampling], _: DrawJournal) -> Drawer:
+    def open(samplings: Sequence[Sampling], _journal: DrawJournal, _keep_all: bool) -> Drawer:
         from rlhf_hitl.policy.model_drawer import open_model
 
         return open_model(policy, samplings, backend=backend, batch_tokens=batch_tokens, batch_size=batch_size)
@@ -90,10 +90,10 @@ def find_policy(
 def find_endpoint(settings: EndpointSettings) -> DrawnPolicy:
     """Return a model behind an endpoint as a policy. Asks nothing yet."""
 
-    def open(_: Sequence[Sampling], journal: DrawJournal) -> Drawer:
+    def open(_: Sequence[Sampling], journal: DrawJournal, keep_all: bool) -> Drawer:
         from rlhf_hitl.policy.endpoint_drawer import EndpointDrawer
 
-        return EndpointDrawer(settings, journal)
+        return EndpointDrawer(settings, journal, takes_silence=keep_all)
 
     identity = repr((settings.address, settings.model))
     return DrawnPolicy(check_label("policy", settings.name), identity, settings.address, None, open)

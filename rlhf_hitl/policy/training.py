@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -151,11 +152,14 @@ def refuse_unknown_choices(method: str, settings: Mapping[str, Any], where: str 
                 raise BadInput(f"{where}{name} {value}", expected=f"one of {', '.join(choices)}", fix=fix)
 
 
-def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: TuningWatch | None = None) -> dict[str, Any]:
-    """Return, as plain JSON, what a training learns from besides its settings and prompts: see `refuse_other_inputs`.
+def describe_training_inputs(
+    policy: str, learnt: Mapping[str, Sequence[Any]], card: Mapping[str, Any], watch: TuningWatch | None = None
+) -> dict[str, Any]:
+    """Return, as plain JSON, what a training learns from besides its settings: see `refuse_other_inputs`.
 
     Args:
         policy: that is tuned. Its weights are known by their files, which may have changed under one name.
+        learnt: what it learns from by its kind, such as `prompts`, in their order: ids, or values in JSON.
         card: of the tuning; it has `reward_model_id` and `conservative`.
     """
     from rlhf_hitl.models import get_display_name
@@ -164,11 +168,17 @@ def describe_training_inputs(policy: str, card: Mapping[str, Any], watch: Tuning
     files = find_policy(str(policy)).identity
     return {
         "model_name_or_path": f"{get_display_name(policy)} (files {hashlib.sha256(files.encode()).hexdigest()[:8]})",
+        **{kind: describe_rows(rows) for kind, rows in learnt.items()},
         "reward_model": card.get("reward_model_id"),
         "conservative": card.get("conservative", 0.0),
         "gold_reward_model": None if watch is None or watch.gold is None else watch.gold_model_id or "a function",
         "watch_window": None if watch is None else watch.window,
     }
+
+
+def describe_rows(rows: Sequence[Any]) -> str:
+    """Return how many rows there are and what tells them from others. They are plain JSON."""
+    return f"{len(rows)} (ids {hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:8]})"
 
 
 def refuse_other_inputs(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any], fix: str) -> None:

@@ -78,6 +78,8 @@ class VllmDrawer(TokenReader):
         """Forget the engine; another one is started when another answer is drawn."""
         self._llm = self._lora = None
 
+    close = release
+
     def draw(self, jobs: Sequence[CompletionJob], known: Set[str]) -> Iterator[tuple[CompletionJob, Draw | None]]:
         """Yield all draws at the end."""
         jobs = [job for job in jobs if job.key not in known]

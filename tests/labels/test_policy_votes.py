@@ -71,6 +71,22 @@ def test_people_judges_and_simulated_raters_are_never_mixed(store, add_raters):
     assert make_policy_report(read_policy_votes(store, "judges")).policies[0].policy == "bad"
 
 
+def test_where_nearly_all_is_tied_the_scale_is_said_to_be_stretched(store, add_raters):
+    [ann] = add_raters(store, 1)
+    prompts = [ask(f"Question {i}?") for i in range(24)]
+    made = [Comparison.create(q, [answer(q, "a", "good"), answer(q, "b", "alike")]) for q in prompts]
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+    for comparison in made[:2]:
+        vote(store, comparison, ann, ">")
+    assert not make_policy_report(read_policy_votes(store)).is_stretched
+    for comparison in made[2:]:
+        vote(store, comparison, ann, "=")
+    report = make_policy_report(read_policy_votes(store))
+    assert report.tie_rate > 0.9
+    assert any("stretches the scale" in note for note in report.say_notes())
+
+
 def test_filters_by_tag_and_style_control(store, add_raters):
     both = add_raters(store, 2)
     fill(store, both, 150, seed=1, tastes={"good": 2}, policies=("good", "bad"), topic="code")

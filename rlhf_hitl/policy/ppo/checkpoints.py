@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.model import ActorCritic
 from rlhf_hitl.policy.reward_scale import RewardScale
 from rlhf_hitl.policy.training import refuse_other_inputs
-from rlhf_hitl.types import Prompt
 
 #: The file of a checkpoint with the trainable weights.
 TRAINABLE_WEIGHTS = "trained.safetensors"
@@ -63,7 +61,6 @@ class PPOCheckpoints:
         self,
         out: Path,
         config: PPOConfig,
-        prompts: Sequence[Prompt],
         inputs: Mapping[str, Any],
         accelerator: Accelerator,
         model: ActorCritic,
@@ -72,7 +69,7 @@ class PPOCheckpoints:
     ):
         self.folder, self.accelerator = get_checkpoint_folder(out), accelerator
         self.model, self.progress, self.best = model, progress, best
-        self.run = _describe_run(config, prompts, inputs, accelerator.num_processes)
+        self.run = _describe_run(config, inputs, accelerator.num_processes)
         accelerator.register_save_state_pre_hook(self._save_trainable_only)
         accelerator.register_load_state_pre_hook(self._load_trainable_only)
 
@@ -120,13 +117,10 @@ class PPOCheckpoints:
         self.best.load(Path(folder))
 
 
-def _describe_run(
-    config: PPOConfig, prompts: Sequence[Prompt], inputs: Mapping[str, Any], processes: int
-) -> dict[str, Any]:
+def _describe_run(config: PPOConfig, inputs: Mapping[str, Any], processes: int) -> dict[str, Any]:
     """Return, as plain JSON, what a checkpoint must share with the run that continues from it."""
     settings = dataclasses.asdict(config)
     budgets = ("microbatch_tokens", "sampling_tokens")  # what is out of memory goes on with half of it
     for name in ("output_dir", "resume", "report_to", "save", "save_steps", *budgets):
         del settings[name]
-    ids = hashlib.sha256(json.dumps([p.id for p in prompts]).encode()).hexdigest()[:8]
-    return settings | {"processes": processes, "prompts": f"{len(prompts)} (ids {ids})", **inputs}
+    return settings | {"processes": processes, **inputs}

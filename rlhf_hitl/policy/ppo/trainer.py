@@ -164,9 +164,10 @@ class PPOTrainer:
         self.updater = PPOUpdater(config, self.model, self.accelerator)
         self.progress, self.best = PPOProgress(beta=config.kl_beta), BestWeights(self.model)
         self.accelerator.register_for_checkpointing(self.progress, self.watch)
-        inputs = describe_training_inputs(config.model_name_or_path, self.card, self.watch)
+        ids = [p.id for p in self.read.prompts]
+        inputs = describe_training_inputs(config.model_name_or_path, {"prompts": ids}, self.card, self.watch)
         self.checkpoints = PPOCheckpoints(
-            self.out, config, self.read.prompts, inputs, self.accelerator, self.model, self.progress, self.best
+            self.out, config, inputs, self.accelerator, self.model, self.progress, self.best
         )
         if trackers:
             given = dataclasses.asdict(config).items()  # TensorBoard takes no None and no list

@@ -3,6 +3,7 @@ function createRankingView({ $, t, language, formatNumber }) {
   const NONE = "—";
   const BUCKETS = 5; // shades on each side of one half
   const percent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
+  const precise = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 2 });
   const points = new Intl.NumberFormat(language, { maximumFractionDigits: 0, useGrouping: false });
   const change = new Intl.NumberFormat(language, { maximumFractionDigits: 0, signDisplay: "exceptZero" });
   const weight = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
@@ -103,6 +104,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     if (answer.population === "simulated") notes.push(t("policies_note_simulated"));
     if (answer.groups > 1) notes.push(t("policies_note_groups", { n: formatNumber(answer.groups) }));
     if (answer.policies.some(({ held }) => held)) notes.push(t("policies_note_held"));
+    if (answer.is_stretched) notes.push(t("policies_note_ties", { share: precise.format(answer.tie_rate) }));
     if (answer.policies.some(({ low, high }) => low === null && high === null)) notes.push(t("policies_note_few", { n: formatNumber(answer.min_prompts) }));
     if (answer.policies_left_out) notes.push(t("policies_note_more", { n: formatNumber(answer.policies_left_out) }));
     const items = notes.map((text) => createElement("li", {}, text));

@@ -18,13 +18,15 @@ from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.fitting import read_labels
-from rlhf_hitl.loop import Loop, LoopConfig
-from rlhf_hitl.policy.dpo import DPOSettings
+from rlhf_hitl.loop import Loop, LoopConfig, tuning
+from rlhf_hitl.policy import model_drawer
+from rlhf_hitl.policy.dpo import DPOSettings, LabelDPOTrainer
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
 from rlhf_hitl.policy.ppo import checkpoints
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import PPOTrainer
 from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.policy.trl_training import CheckpointMarker
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
@@ -148,15 +150,28 @@ def test_a_step_that_fails_and_is_done_again_has_cost_twice(prompts, tiny_model,
 
 
 def test_a_tuning_that_was_stopped_goes_on_and_leaves_one_policy(prompts, tiny_model, tmp_path, monkeypatch):
-    loop = loop_of(prompts, tiny_model, tmp_path, ppo_steps=2, gate_prompts=1)
+    loop = loop_of(prompts, tiny_model, tmp_path, dpo_pairs=8, dpo_prompts=4, ppo_steps=2, gate_prompts=1)
+    monkeypatch.setattr(tuning, "DPO_SAVE_STEPS", 1)
 
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
+    with monkeypatch.context() as patch:  # DPO has done its first step
+        mark = CheckpointMarker.on_save
+        patch.setattr(CheckpointMarker, "on_save", lambda *args, **more: interrupt(mark(*args, **more)))
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(1)
+    losses, draws = [], []
     with monkeypatch.context() as patch:  # DPO's policy is written, and the store does not know of it
+        compute = LabelDPOTrainer.compute_loss
+        patch.setattr(
+            LabelDPOTrainer, "compute_loss", lambda *args, **more: losses.append(compute(*args, **more)) or losses[-1]
+        )
+        patch.setattr(model_drawer, "sample_batch", lambda *args, **_: draws.append(args))
         patch.setattr("rlhf_hitl.policy.lineage.record_tuned_policy", interrupt)
         with pytest.raises(KeyboardInterrupt):
             loop.run(1)
+    assert (len(losses), draws) == (1, [])
     [first] = (tmp_path / "policies").glob("round-1-dpo-*")
     with monkeypatch.context() as patch:  # PPO has done its first step
         place = checkpoints.place_folder

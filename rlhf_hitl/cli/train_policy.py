@@ -118,8 +118,7 @@ def _make_reward_command(method: Method, help: str) -> Callable[..., Result]:
 
 command(
     "train-ppo",
-    if_interrupted="no policy was written. Give the same command again: with the same --out it goes on from the newest "
-    "checkpoint, if save_steps had some written",
+    if_interrupted="no policy was written",
     counts_time=True,
     extra="train",
 )(_make_reward_command("ppo", "Tune the policy with PPO on the rewards of the reward model."))
@@ -127,8 +126,7 @@ _ONLINE_METHODS: tuple[Method, ...] = ("rloo", "grpo")
 for _method in _ONLINE_METHODS:
     command(
         f"train-{_method}",
-        if_interrupted="no policy was written. Give the same command again: with the same --out and "
-        "--set resume_from_checkpoint=latest it goes on from the newest checkpoint, if save_strategy had some written",
+        if_interrupted="no policy was written",
         counts_time=True,
         extra="train",
     )(
@@ -154,7 +152,7 @@ def _train(
     from importlib import import_module, resources
 
     from rlhf_hitl.arguments import read_yaml_settings, rename_settings
-    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card, require_free_folder
+    from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
     from rlhf_hitl.policy.training import FORMER_NAMES, NAMES_FOR_PPO
 
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
@@ -181,13 +179,7 @@ def _train(
             else:
                 launch_processes(script, arguments, processes, store=store)
         except KeyboardInterrupt:
-            rounds = list(folder.parent.glob(f".{folder.name}.rounds/round-*/{TRAINING_CARD}"))
-            if not rounds:
-                raise
-            raise Interrupted(
-                f"interrupted: no policy was written, and {say_count(len(rounds), 'round')} of it "
-                f"{'is' if len(rounds) == 1 else 'are'} kept. The same command with --out {folder} goes on after that"
-            ) from None
+            raise Interrupted(f"interrupted: no policy was written{_say_what_is_kept(method, folder)}") from None
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
@@ -202,6 +194,25 @@ def _train(
     next_step = f"Next: rlhf-hitl promote {shlex.join(['--policy', str(folder), '--against', str(base)])}"
     more = [*_say_start(card), *left_out, *card.get("warnings", ()), next_step]
     return Result(data, make_table(title, _choose_rows(folder, card)), more=more)
+
+
+def _say_what_is_kept(method: Method, folder: Path) -> str:
+    """Return what an interrupted training has left beside the folder of its policy, and how to go on from it."""
+    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
+
+    kept, resume = [], ""
+    if rounds := list(folder.parent.glob(f".{folder.name}.rounds/round-*/{TRAINING_CARD}")):
+        kept.append(say_count(len(rounds), "round"))
+    if any(get_checkpoint_folder(folder).glob("step-*")):
+        kept.append("the newest checkpoint")
+    elif any(get_checkpoint_folder(folder).glob("checkpoint-*/inputs.json")):
+        kept, resume = [*kept, "the newest checkpoint"], " and --set resume_from_checkpoint=latest"
+    if any(folder.parent.glob(f".{folder.name}.parts/*")):
+        kept.append("what was sampled")
+    if not kept:
+        setting = "save_steps" if method == "ppo" else "save_strategy=steps"
+        return f". With the setting {setting} there are checkpoints to go on from"
+    return f". Kept: {' and '.join(kept)}; the same command with --out {folder}{resume} goes on from there"
 
 
 def _say_not_paired(reason: str, n: int) -> str:

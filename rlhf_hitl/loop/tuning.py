@@ -83,6 +83,7 @@ def tune_with_dpo(
         model_name_or_path=policy,
         output_dir=str(out),
         max_length=512,
+        save_strategy="steps",
         save_steps=DPO_SAVE_STEPS,
         save_total_limit=1,
         resume_from_checkpoint="latest",

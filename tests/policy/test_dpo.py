@@ -627,6 +627,44 @@ def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(
     assert load_policy(out).config.hidden_size == 64
 
 
+def test_an_interrupted_command_says_what_is_kept_and_goes_on_from_there(judged, tiny_model, tmp_path, monkeypatch):
+    """In PPO after a checkpoint, and in DPO while it samples; then the same command comes to its end and says what is
+    next."""
+    from rlhf_hitl.policy.ppo import checkpoints
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    place, ppo, dpo = checkpoints.place_folder, tmp_path / "ppo", tmp_path / "dpo"
+    of_ppo = ("steps=2", "rollouts=4", "max_new_tokens=6", "save_steps=1")
+    of_dpo = ("use_cpu=true", "least_margin=0", "sample_prompts=2", "max_new_tokens=6", "limit=4")
+    draw = ModelDrawer.draw
+    for method, out, settings_, owner, name, stops in (
+        ("ppo", ppo, of_ppo, checkpoints, "place_folder", lambda *args: interrupt(place(*args))),
+        (
+            "dpo",
+            dpo,
+            of_dpo,
+            ModelDrawer,
+            "draw",
+            lambda *args: (interrupt() if i else d for i, d in enumerate(draw(*args))),
+        ),
+    ):
+        command = [f"train-{method}", "--store", judged, "--policy", tiny_model, "--out", out]
+        command += [word for setting in settings_ for word in ("--set", setting)]
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stops)
+            done = run(*command)
+        kept = "the newest checkpoint" if method == "ppo" else "what was sampled"
+        assert done.exit_code == 130, done.output
+        assert f"no policy was written. Kept: {kept}; the same command with --out {out} goes on" in done.stderr
+        assert not out.exists()
+        done = run(*command)
+        assert done.exit_code == 0, done.output
+        assert done.stdout.splitlines()[-1].startswith("Next: rlhf-hitl promote --policy")
+        assert list(tmp_path.glob(f".{method}*")) == []
+
+
 def test_an_unknown_setting_and_a_missing_file_are_named_in_the_error(judged, tiny_model, tmp_path):
     (tmp_path / "bad.yaml").write_text("no_such_setting: 1\n")
     for arguments, named in (

@@ -16,8 +16,9 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
+from rlhf_hitl.labels import policy_votes
 from rlhf_hitl.labels.policy_report import PolicyReport, describe_lineage, list_roots, make_policy_report
-from rlhf_hitl.labels.policy_votes import PolicyVotes, name_reason, read_policy_votes
+from rlhf_hitl.labels.policy_votes import PolicyVotes, read_policy_votes
 from rlhf_hitl.stats.policy_ranking import MIN_PROMPTS
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_store_revision
@@ -38,6 +39,14 @@ from rlhf_hitl.ui.message_blocks import ImageAddress
 from rlhf_hitl.ui.rendering import render, render_difference
 from rlhf_hitl.visible import make_all_visible
 
+#: Why a vote or pair is not in the ranking → the end of the name of its words.
+LEFT_OUT = {
+    policy_votes.SKIPPED: "skipped",
+    policy_votes.UNTRUSTED: "untrusted",
+    policy_votes.SAME_POLICY: "same_policy",
+    policy_votes.NO_POLICY: "no_policy",
+    policy_votes.FILTERED: "filtered",
+}
 #: What the page draws of each; it says how many are left out, and the command has all.
 POLICIES_SHOWN, MATRIX_SHOWN, CHOICES_SHOWN, LINEAGE_SHOWN = 100, 14, 200, 300
 CHANGES_ON_PAGE = 5
@@ -161,7 +170,7 @@ def describe_ranking(votes: PolicyVotes, report: PolicyReport) -> dict[str, Any]
         "wins": [row[:n] for row in report.wins[:n]],
         "ties": [row[:n] for row in report.ties[:n]],
         "style": [vars(worth) for worth in report.style],
-        "left_out": [{"reason": name_reason(reason, n), "n": n} for reason, n in report.left_out.items()],
+        "left_out": [{"reason": LEFT_OUT[reason], "n": n} for reason, n in report.left_out.items()],
         "languages": [{"value": value, "n": n} for value, n in languages.items() if value][:CHOICES_SHOWN],
         "tags": [
             {"name": name, "value": value, "label": make_all_visible(f"{name}: {value}"), "n": n}

@@ -194,7 +194,7 @@ def test_few_votes_are_said_to_be_few_and_nothing_overlaps(serve, page, width):
     expect(page.locator(".group-row").first).to_have_text("Group 1, not compared with the other groups")
     expect(page.locator("#votes")).to_contain_text("people (judgments: 15)")
     expect(page.locator("#ranking-count")).to_have_text("Votes that compare two policies: 14 · prompts: 14")
-    expect(page.locator("#ranking-notes")).to_contain_text("Left out: 1 pair of answers of one policy")
+    expect(page.locator("#ranking-notes")).to_contain_text("Left out, pairs of answers of one policy: 1")
     expect(page.locator(".change").first).to_contain_text("nearly everything differs")
     expect(page.locator(".change :is(ins, del)")).to_have_count(0)
     expect(page.locator(".decided.people").first).to_have_text(re.compile("(after|before) preferred by 1 of 1$"))

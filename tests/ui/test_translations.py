@@ -20,6 +20,7 @@ from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.error_pages import EXPLAINED
 from rlhf_hitl.ui.navigation import PAGES
 from rlhf_hitl.ui.pages import load_translations
+from rlhf_hitl.ui.policies import LEFT_OUT
 
 ASSETS = ROOT / "ui" / "assets"
 ENGLISH = load_translations()["en"]
@@ -114,6 +115,7 @@ def families() -> dict[str, set[str]]:
         "method_*": {method.value for method in PolicyMethod},
         "outcome_*": set(get_args(PromotionOutcome)),
         "policies_*": {"before", "after"},
+        "policies_left_out_*": set(LEFT_OUT.values()),
         "policies_prefer_*": {"before", "after"},
         "policies_*_all": {"won", "lost"},
         "group_*": {"name", "done", "judgments", "accuracy", "people", "same", "newest", "seconds", "cost"},

@@ -108,8 +108,7 @@ function createRankingView({ $, t, language, formatNumber }) {
     if (answer.policies.some(({ low, high }) => low === null && high === null)) notes.push(t("policies_note_few", { n: formatNumber(answer.min_prompts) }));
     if (answer.policies_left_out) notes.push(t("policies_note_more", { n: formatNumber(answer.policies_left_out) }));
     const items = notes.map((text) => createElement("li", {}, text));
-    // Reasons come in English.
-    for (const { reason, n } of answer.left_out) items.push(createElement("li", {}, `${t("policies_left_out")} `, createElement("bdi", { lang: "en" }, `${formatNumber(n)} ${reason}`)));
+    for (const { reason, n } of answer.left_out) items.push(createElement("li", {}, t(`policies_left_out_${reason}`, { n: formatNumber(n) })));
     redraw($("ranking-notes"), ...(answer.policies.length ? items : items.slice(1)));
   }
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, RlhfHitlError
 
 try:
     import fcntl
@@ -89,6 +89,28 @@ def atomic_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+@contextmanager
+def hold_alone(path: Path, *, what: str) -> Iterator[None]:
+    """Hold a lock on a file while the block runs; it ends with the process, too. Where the file system has no locks,
+    nothing is held.
+
+    Raises:
+        RlhfHitlError: somebody else holds it; `what` says of what there may be one at a time.
+    """
+    make_private_folder(path.parent)
+    with path.open("ab") as f:
+        if fcntl is not None:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise RlhfHitlError(
+                    f"{path}: expected {what} at a time. Fix: wait for the other one to end, or stop it"
+                ) from e
+            except OSError:  # a file system without locks
+                pass
+        yield
 
 
 def remove_left_drafts(path: Path) -> int:

@@ -8,7 +8,6 @@ Flags override the file; every field of TRL's DPOConfig is one. Every launcher o
 from __future__ import annotations
 
 import dataclasses
-import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.dpo import DPOSettings
 from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
-from rlhf_hitl.policy.generation_run import GenerationRun
+from rlhf_hitl.policy.generation_run import GenerationRun, draw_completions
 from rlhf_hitl.policy.lineage import record_tuned_policy
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
@@ -33,8 +32,6 @@ from rlhf_hitl.policy.tuning_record import describe_reward_model, list_arguments
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Completion, Prompt, Split
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -116,16 +113,14 @@ def _sample(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed + number, count=arguments.completions
     )
     source = find_policy(policy)
-    run = GenerationRun([source], prompts, [sampling], journals, skip_bad=settings.skip_bad)
-    run.check()
-    run.draw_part(state.process_index, state.num_processes)
-    state.wait_for_everyone()
-    counts, completions = run.counts[source.name], list[Completion]()
-    if state.is_main_process:
-        completions = [c for _, made in run.complete() for c in made]
-        for line in counts.lines(source.name):
-            log.warning("%s", line)
-    return completions, counts
+    if state.num_processes > 1:
+        run = GenerationRun([source], prompts, [sampling], journals, skip_bad=settings.skip_bad)
+        run.check()
+        run.draw_part(state.process_index, state.num_processes)
+        state.wait_for_everyone()
+    if not state.is_main_process:
+        return [], SamplingCounts()
+    return draw_completions(source, prompts, [sampling], journals, skip_bad=settings.skip_bad)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -33,6 +35,9 @@ if (
 ):
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
     os.environ.setdefault("TMPDIR", str(MEMORY))
+# Build machines often set this; then each of hundreds of processes would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side, and their matrices are small
 
 # What is imported while tests are collected stays. A search for garbage among these million objects takes a third of a
@@ -253,6 +258,7 @@ class Postgres:
 
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self._admin = create_engine(self._url, isolation_level="AUTOCOMMIT")
+        self._dropping = ThreadPoolExecutor(1, thread_name_prefix="dropping databases")
         with self._admin.connect() as conn:
             version: tuple[int, ...] = conn.dialect.server_version_info or ()
         # A copy of files takes half the time of a copy through the log, which newer versions make unasked.
@@ -269,9 +275,11 @@ class Postgres:
         try:
             yield self._render(name)
         finally:
-            self._run(f"DROP DATABASE {name} WITH (FORCE)")
+            # Beside the next test: it waits for a checkpoint, and for what is still connected.
+            self._dropping.submit(self._run, f"DROP DATABASE {name} WITH (FORCE)")
 
     def close(self) -> None:
+        self._dropping.shutdown()
         self._run(f"DROP DATABASE {self.template} WITH (FORCE)")
         self._admin.dispose()
 
@@ -306,7 +314,7 @@ def postgres() -> Iterator[Postgres]:
     data = folder / "data"
     initdb = [binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
     subprocess.run(initdb, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-    settings = ["listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+    settings = ["listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off", "jit=off"]
     serve = [binaries / "postgres", "-D", data, "-k", folder, *(arg for s in settings for arg in ("-c", s))]
     # The shell ends the server when its input closes: at the end below, and also when this process is killed.
     guard = ["sh", "-c", '"$@" & read -r _; kill -QUIT $!; wait', "sh", *serve]

@@ -28,14 +28,7 @@ import psutil
 from command_line import Outcome
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        *("rlhf_hitl.api.app", "rlhf_hitl.ui.rate", "rlhf_hitl.reward.training.full_training", "rlhf_hitl.policy.dpo"),
-        "rlhf_hitl.policy.online",
-        *("rlhf_hitl.loop", "rlhf_hitl.policy.ppo.trainer", "rlhf_hitl.reward.training.head_training"),
-        *("rlhf_hitl.reward.evaluation.evaluate", "rlhf_hitl.routing.router", "rlhf_hitl.routing.scoring"),
-    ]
-)
+CONTEXT.set_forkserver_preload(["preloaded"])
 
 
 class ForkedProcess:

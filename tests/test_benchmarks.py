@@ -1,5 +1,6 @@
 """The benchmarks run, and the documentation's figures are theirs."""
 
+import gzip
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from glob import glob
+from itertools import islice
 
 import pytest
 from starlette.testclient import TestClient
@@ -25,6 +27,30 @@ needs_postgres = pytest.mark.skipif(
 )
 
 
+FIRST_ROWS = {"mtbench_human_joined.jsonl.gz": 1200, "crowd-comparisons.csv": 3000, "helpful-base.test.jsonl.gz": 600}
+
+
+@pytest.fixture(scope="module")
+def some_data(shared_data, tmp_path_factory):
+    """The first rows of the real preference sets. A quick run takes no more, and reading all of them takes longest."""
+    folder = tmp_path_factory.mktemp("some")
+    for path in (p for p in shared_data.rglob("*") if p.is_file()):
+        copied = folder / path.relative_to(shared_data)
+        copied.parent.mkdir(exist_ok=True)
+        first = {
+            "mtbench_human_joined.jsonl.gz": 1200,
+            "crowd-comparisons.csv": 3000,
+            "helpful-base.test.jsonl.gz": 600,
+        }
+        if (rows := first.get(path.name)) is None:
+            copied.symlink_to(path)
+            continue
+        read = gzip.open if path.suffix == ".gz" else open
+        with read(path, "rb") as f, read(copied, "wb") as out:
+            out.writelines(islice(f, rows))
+    return folder
+
+
 def quick(script: str, *flags: str) -> dict:
     with forked_commands() as commands:
         env = os.environ | {"RLHF_HITL_TEST_COMMAND": str(commands / "rlhf-hitl")}
@@ -40,8 +66,8 @@ def test_replay_runs_on_real_votes(shared_data, tiny_model):
     assert 0 <= figures["accuracy.low"] <= figures["accuracy"] <= figures["accuracy.high"] <= 1
 
 
-def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
-    figures = quick("reward_accuracy.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_reward_accuracy_runs_on_real_votes(some_data, tiny_model):
+    figures = quick("reward_accuracy.py", "--data", str(some_data), "--backbone", str(tiny_model))
     for name in ("mt_bench", "llmfao", "hh"):
         accuracy, low, high = (figures[f"{name}.accuracy{end}"] for end in ("", ".low", ".high"))
         assert 0 <= low <= accuracy <= high <= 1
@@ -56,8 +82,8 @@ def test_live_learning_follows_simulated_raters(tiny_model):
     assert 0 < figures["reorder_p50_s"] <= figures["reorder_p95_s"] <= figures["reorder_max_s"] < 60
 
 
-def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model):
-    figures = quick("features_speed.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_features_are_read_fused_and_as_the_library_does(some_data, tiny_model):
+    figures = quick("features_speed.py", "--data", str(some_data), "--backbone", str(tiny_model))
     assert figures["tokens_ratio"] == pytest.approx(figures["fused.tokens_per_s"] / figures["library.tokens_per_s"])
     assert 0 < figures["features_difference"] < 0.05  # bfloat16, or nearly nothing
     for name in ("hh", "mt_bench"):
@@ -67,16 +93,16 @@ def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model
         assert -1 <= low <= figures[f"{name}.accuracy_change"] <= high <= 1
 
 
-def test_sampling_is_measured_beside_plain_generate(shared_data, tiny_model):
-    figures = quick("generation.py", "--data", str(shared_data), "--policy", str(tiny_model))
+def test_sampling_is_measured_beside_plain_generate(some_data, tiny_model):
+    figures = quick("generation.py", "--data", str(some_data), "--policy", str(tiny_model))
     for part in ("k1", "k4", "eos"):
         ours, plain = figures[f"{part}.ours.tokens_per_s"], figures[f"{part}.generate.tokens_per_s"]
         assert figures[f"{part}.tokens_ratio"] == pytest.approx(ours / plain)
     assert figures["tokens_ratio"] == min(figures["k1.tokens_ratio"], figures["k4.tokens_ratio"]) > 0
 
 
-def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
-    figures = quick("labels.py", "--parts", "accuracy", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_labels_are_measured_against_their_peers(some_data, tiny_model):
+    figures = quick("labels.py", "--parts", "accuracy", "--data", str(some_data), "--backbone", str(tiny_model))
     for n in (1, 2, 3):
         peers = [figures[f"mt_bench.accuracy.{peer}_{n}"] for peer in ("majority", "dawid_skene", "crowdlab")]
         gain = figures[f"mt_bench.accuracy.consensus_{n}"] - max(peers)
@@ -85,8 +111,8 @@ def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
         assert -1 <= low <= gain <= high <= 1
 
 
-def test_automation_is_measured_on_real_votes_and_simulated_judges(shared_data, tiny_model):
-    figures = quick("automation.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_automation_is_measured_on_real_votes_and_simulated_judges(some_data, tiny_model):
+    figures = quick("automation.py", "--data", str(some_data), "--backbone", str(tiny_model))
     for name in ("mt_bench.", "llmfao.", ""):
         for percent in (5, 10):
             assert 0 <= figures[f"{name}coverage_at_{percent}"] <= 1
@@ -104,8 +130,8 @@ def test_conservative_rewards_are_measured_by_what_they_choose(tiny_model):
     assert figures["50.0.k0.gain"] == 0
 
 
-def test_temperature_and_doubt_are_measured_at_home_and_elsewhere(shared_data, tiny_model):
-    figures = quick("doubt.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_temperature_and_doubt_are_measured_at_home_and_elsewhere(some_data, tiny_model):
+    figures = quick("doubt.py", "--data", str(some_data), "--backbone", str(tiny_model))
     sets = ("mt_bench", "llmfao", "bundled", "mt_bench_gpt4", "llmfao_gpt4")
     changes = [figures[f"{name}.nll_change"] for name in sets]
     assert figures["nll_change"] == pytest.approx(max(changes))  # of one repeat
@@ -115,15 +141,15 @@ def test_temperature_and_doubt_are_measured_at_home_and_elsewhere(shared_data, t
     assert 0 <= figures["shifted_error"] <= 1
 
 
-def test_prediction_powered_intervals_are_measured_against_plain_ones(shared_data, tiny_model):
-    figures = quick("ppi.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_prediction_powered_intervals_are_measured_against_plain_ones(some_data, tiny_model):
+    figures = quick("ppi.py", "--data", str(some_data), "--backbone", str(tiny_model))
     assert 0.8 < figures["coverage"] <= 1
     for word in ("", ".judge", ".both", ".ceiling"):
         assert 0 < figures[f"width_ratio{word}"] < 1.5
 
 
-def test_promotions_are_simulated_at_true_win_rates_with_real_predictions(shared_data, tiny_model):
-    figures = quick("promotion.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_promotions_are_simulated_at_true_win_rates_with_real_predictions(some_data, tiny_model):
+    figures = quick("promotion.py", "--data", str(some_data), "--backbone", str(tiny_model))
     assert 0 < figures["wrong"] < 0.2  # of 60 runs, the worst of several win rates and kinds of predictions
     shares = [value for key, value in figures.items() if key.startswith("size_share.at_")]
     assert figures["size_share"] == pytest.approx(sum(shares) / len(shares))
@@ -131,8 +157,8 @@ def test_promotions_are_simulated_at_true_win_rates_with_real_predictions(shared
     assert figures["power"] > 0.6
 
 
-def test_labels_that_acquisition_rules_need_are_counted_on_real_votes(shared_data, tiny_model):
-    flags = "--data", str(shared_data), "--backbone", str(tiny_model), "--sets", "mt_bench", "--rules", "auto"
+def test_labels_that_acquisition_rules_need_are_counted_on_real_votes(some_data, tiny_model):
+    flags = "--data", str(some_data), "--backbone", str(tiny_model), "--sets", "mt_bench", "--rules", "auto"
     figures = quick("label_efficiency.py", *flags)
     assert 0 < figures["mt_bench.label_share.random"] <= 1, "it may reach its own target before the budget"
     assert 0 < figures["mt_bench.label_share"] == figures["mean_label_share"] <= 1.25
@@ -162,8 +188,8 @@ def test_ordering_a_pool_is_timed():
 
 
 @pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
-def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
-    figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_labels_are_measured_on_real_votes(some_data, tiny_model, part):
+    figures = quick("labels.py", "--parts", part, "--data", str(some_data), "--backbone", str(tiny_model))
     key = {
         "adaptive": "adaptive.votes_share",
         "judge": "judge.human_votes_share",
@@ -191,8 +217,8 @@ def test_reward_head_runs_on_generated_labels():
 
 
 @pytest.mark.parametrize("script", ["reward_training.py", "reward_scoring.py"])
-def test_the_reward_models_speed_is_measured_against_the_stock_one(script, shared_data, tiny_model):
-    figures = quick(script, "--data", str(shared_data), "--backbone", str(tiny_model))
+def test_the_reward_models_speed_is_measured_against_the_stock_one(script, some_data, tiny_model):
+    figures = quick(script, "--data", str(some_data), "--backbone", str(tiny_model))
     assert figures["pairs"] == 8
     assert figures["pairs_ratio"] == pytest.approx(figures["ours.pairs_per_s"] / figures["stock.pairs_per_s"])
     assert figures["processor.pairs_ratio"] > 0

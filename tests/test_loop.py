@@ -16,7 +16,7 @@ from forked_processes import CONTEXT, run_module
 from rlhf_hitl import simulate
 from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.loop import Loop, LoopConfig, tuning
 from rlhf_hitl.policy import model_drawer
@@ -167,13 +167,14 @@ def test_a_tuning_that_was_stopped_goes_on_and_leaves_one_policy(prompts, tiny_m
         patch.setattr(
             LabelDPOTrainer, "compute_loss", lambda *args, **more: losses.append(compute(*args, **more)) or losses[-1]
         )
-        patch.setattr(model_drawer, "sample_batch", lambda *args, **_: draws.append(args))
+        patch.setattr(model_drawer, "sample_tokens", lambda *args, **_: draws.append(args))
         patch.setattr("rlhf_hitl.policy.lineage.record_tuned_policy", interrupt)
         with pytest.raises(KeyboardInterrupt):
             loop.run(1)
     assert (len(losses), draws) == (1, [])
     [first] = (tmp_path / "policies").glob("round-1-dpo-*")
     with monkeypatch.context() as patch:  # PPO has done its first step
+        patch.setattr(LabelDPOTrainer, "compute_loss", interrupt)  # nothing is left to be trained
         place = checkpoints.place_folder
         patch.setattr(checkpoints, "place_folder", lambda *args: interrupt(place(*args)))
         with pytest.raises(KeyboardInterrupt):
@@ -187,6 +188,18 @@ def test_a_tuning_that_was_stopped_goes_on_and_leaves_one_policy(prompts, tiny_m
         Path(finished[1, step]["policy"]).name for step in ("dpo", "ppo")
     }
     assert not list((tmp_path / "sampling").iterdir()), "all answers that were kept were used"
+
+
+def test_two_loops_on_one_store_do_not_run_at_once(prompts, tiny_model, tmp_path):
+    other = loop_of(prompts, tiny_model, tmp_path)
+
+    def also_starts(_line):
+        with pytest.raises(RlhfHitlError, match="one loop on this store at a time"):
+            other.run(1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop_of(prompts, tiny_model, tmp_path, on_step=also_starts).run(1)
 
 
 def test_a_round_cannot_be_finished_with_other_settings(prompts, tiny_model, tmp_path):

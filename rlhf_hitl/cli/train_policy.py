@@ -179,7 +179,7 @@ def _train(
             else:
                 launch_processes(script, arguments, processes, store=store)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted: no policy was written{_say_what_is_kept(method, folder)}") from None
+            raise Interrupted(f"interrupted: {_say_what_is_kept(method, folder)}") from None
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings", "arguments")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
@@ -197,22 +197,26 @@ def _train(
 
 
 def _say_what_is_kept(method: Method, folder: Path) -> str:
-    """Return what an interrupted training has left beside the folder of its policy, and how to go on from it."""
+    """Return what an interrupted training has left in or beside the folder of its policy, and how to go on from it."""
     from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
+    from rlhf_hitl.policy.trl_training import INPUTS_FILE
 
-    kept, resume = [], ""
-    if rounds := list(folder.parent.glob(f".{folder.name}.rounds/round-*/{TRAINING_CARD}")):
-        kept.append(say_count(len(rounds), "round"))
-    if any(get_checkpoint_folder(folder).glob("step-*")):
-        kept.append("the newest checkpoint")
-    elif any(get_checkpoint_folder(folder).glob("checkpoint-*/inputs.json")):
-        kept, resume = [*kept, "the newest checkpoint"], " and --set resume_from_checkpoint=latest"
-    if any(folder.parent.glob(f".{folder.name}.parts/*")):
-        kept.append("what was sampled")
+    if (folder / TRAINING_CARD).is_file():
+        return f"the policy is in {folder}, and not yet in the store: `generate` or `promote` with it records it"
+    rounds = folder.with_name(f".{folder.name}.rounds")
+    finished, of_trl = list(rounds.glob(f"round-*/{TRAINING_CARD}")), f"checkpoint-*/{INPUTS_FILE}"
+    resumes = any(get_checkpoint_folder(folder).glob(of_trl)) or any(rounds.glob(f".round-*.checkpoints/{of_trl}"))
+    kept = [say_count(len(finished), "round")] if finished else []
+    kept += ["the newest checkpoint"] if resumes or any(get_checkpoint_folder(folder).glob("step-*")) else []
+    kept += ["what was sampled"] if any(folder.parent.glob(f".{folder.name}.parts/*")) else []
     if not kept:
-        setting = "save_steps" if method == "ppo" else "save_strategy=steps"
-        return f". With the setting {setting} there are checkpoints to go on from"
-    return f". Kept: {' and '.join(kept)}; the same command with --out {folder}{resume} goes on from there"
+        settings = "save_steps" if method == "ppo" else "save_strategy=steps and save_steps"
+        return f"no policy was written. With {settings} there are checkpoints to go on from"
+    resume = " and --set resume_from_checkpoint=latest" if resumes else ""
+    return (
+        f"no policy was written. Kept: {' and '.join(kept)}; the same command with --out {folder}{resume} goes on from "
+        "there"
+    )
 
 
 def _say_not_paired(reason: str, n: int) -> str:

@@ -100,7 +100,7 @@ class PolicyReport:
     @property
     def is_stretched(self) -> bool:
         """Whether so much is tied that the fit needs huge differences to explain who is better."""
-        return self.tie_rate > MOST_TIES
+        return self.tie_rate > MOST_TIES and any(map(any, self.wins))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -132,10 +132,10 @@ class PolicyReport:
                 f"Two equal policies would tie in {self.tie_rate:.2%} of votes, which stretches the scale: read ranks "
                 "and who beats whom, not how far apart ratings are"
             )
-        if any(p.prompts < MIN_PROMPTS and not p.held for p in self.policies):
+        if any(p.low is None and p.high is None for p in self.policies):
             notes.append(
-                f"Policies on fewer than {MIN_PROMPTS} prompts have no interval, but for an open one of who won, or "
-                "lost, everything"
+                f"Policies on fewer than {MIN_PROMPTS} prompts, or with nothing but ties, have no interval, but for an "
+                "open one of who won, or lost, everything"
             )
         notes += [f"Left out: {n:,} {name_reason(reason, n)}" for reason, n in self.left_out.items()]
         others = [f"{n:,} of {POPULATION_TITLES[p]}" for p, n in self.counts.items() if n and p != self.population]

@@ -14,6 +14,7 @@ from typing import Any
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import hold_alone
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.loop.progress import PromotionProgress, ReviewProgress
 from rlhf_hitl.loop.reward_model_cache import RewardModelCache
@@ -63,7 +64,13 @@ class Loop:
 
         Raises:
             BadInput: an unfinished round was begun with other settings.
+            RlhfHitlError: another process runs this loop.
         """
+        lock = self.settings.workspace / f"loop-{self.store.sign('loop', 'lock')[:8]}.lock"
+        with hold_alone(lock, what="one loop on this store"):
+            return self._run(rounds)
+
+    def _run(self, rounds: int) -> dict[tuple[int, str], dict[str, Any]]:
         for round in range(1, rounds + 1):
             if (round, LAST_STEP) in read_finished_steps(self.store):
                 continue  # perhaps by an earlier version, whose rounds had fewer steps

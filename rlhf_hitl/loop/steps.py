@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import random
 import shutil
 import time
@@ -34,8 +33,6 @@ from rlhf_hitl.types import Comparison, Completion, Prompt, Split
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.routing.pairing import ChosenPairs
-
-log = logging.getLogger(__name__)
 
 
 class RoundSteps:
@@ -73,8 +70,8 @@ class RoundSteps:
             sampled = make_comparisons(prompts, completions, chosen=self._choose_pairs(prompts, completions))
             with self.store.write() as conn:
                 insert_comparisons(self.store, conn, sampled, source=source)
-            self._delete_journal("sample")
             comparisons = list(find_comparisons(self.store, source=source))
+        self._delete_journal("sample")
         # Of a loop that was killed before its store knew that this was done, judgments may be there already.
         if comparisons:
             begins = min(begins, self._find_first_judgment(comparisons) - 1)
@@ -278,7 +275,7 @@ class RoundSteps:
     def _sample_completions(self, step: str, policy: str, prompts: list[Prompt]) -> tuning.FreshAnswers:
         """Sample `completions_per_prompt` answers to each prompt, shared among the temperatures. Those that an attempt
         has left which was stopped are not drawn again, until `_delete_journal`."""
-        from rlhf_hitl.policy.generation_run import GenerationRun
+        from rlhf_hitl.policy.generation_run import draw_completions
         from rlhf_hitl.policy.sampling import share_among_temperatures
         from rlhf_hitl.policy.sources import find_policy
 
@@ -288,15 +285,10 @@ class RoundSteps:
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
         )
-        source = find_policy(policy)
-        folder = self._name_journal_folder(step)
-        run = GenerationRun([source], prompts, samplings, folder, skip_bad=self.config.skip_bad)
-        run.check()
-        completions = [completion for _, made in run.complete() for completion in made]
-        counts = run.counts[source.name]
-        for line in counts.lines(source.name):
-            log.warning("%s", line)
-        return tuning.FreshAnswers(prompts, completions, counts)
+        drawn = draw_completions(
+            find_policy(policy), prompts, samplings, self._name_journal_folder(step), skip_bad=self.config.skip_bad
+        )
+        return tuning.FreshAnswers(prompts, *drawn)
 
     def _name_journal_folder(self, step: str) -> Path:
         from rlhf_hitl.policy.draws import name_journal_folder
@@ -385,16 +377,15 @@ class RoundSteps:
     def _name_policy_folder(self, step: str, inputs: Mapping[str, Any]) -> Path:
         """Return a folder for a step's policy that no other store has written to.
 
-        Of attempts at the step that were stopped, only the checkpoints of the one with the same inputs are left.
+        Of attempts at the step that were stopped, only what the one with the same inputs has left stays.
         """
         from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 
         policies = self.settings.workspace / "policies"
         own = f"round-{self.round}-{step}-{self.store.sign('policy folders', step)[:8]}-"
         out = policies / f"{own}{_digest(inputs)}"
-        kept = {str(result.get("policy")) for result in read_finished_steps(self.store).values()}
         for folder in [*policies.glob(f"{own}*"), *policies.glob(f".{own}*")]:
-            if str(folder) not in kept and folder != get_checkpoint_folder(out):
+            if folder not in (out, get_checkpoint_folder(out)):
                 shutil.rmtree(folder)
         return out
 

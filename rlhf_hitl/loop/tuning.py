@@ -51,9 +51,10 @@ def tune_with_dpo(
 
     A training that was stopped goes on from its checkpoint where its inputs are the same.
     """
-    from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+    from rlhf_hitl.policy.dpo import FIGURES, DPOSettings, train_dpo
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, collect_dpo_pairs
     from rlhf_hitl.policy.lineage import record_tuned_policy
+    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card
     from rlhf_hitl.policy.training import describe_training_inputs
 
     not_paired = Counter[str]()
@@ -89,9 +90,12 @@ def tune_with_dpo(
         resume_from_checkpoint="latest",
         skip_bad=config.skip_bad,
     )
-    sampled = None if fresh is None else fresh.counts.as_dict()
-    figures = train_dpo(settings, pairs, store.images.load, not_paired=not_paired, sampled=sampled, card=card)
+    if not (out / TRAINING_CARD).is_file():  # by an attempt that was stopped when it had written it
+        sampled = None if fresh is None else fresh.counts.as_dict()
+        train_dpo(settings, pairs, store.images.load, not_paired=not_paired, sampled=sampled, card=card)
     record_tuned_policy(store, out, base=policy, reward_model_id=model and model.id, round=round)
+    finished = read_training_card(out)
+    figures = {name: finished[name] for name in FIGURES if name in finished}
     return {"policy": str(out), "pairs": len(pairs), **figures}
 
 
@@ -110,8 +114,9 @@ def tune_with_ppo(
     A training that was stopped goes on from its checkpoint where its inputs are the same.
     """
     from rlhf_hitl.policy.lineage import record_tuned_policy
+    from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card
     from rlhf_hitl.policy.ppo.config import PPOConfig
-    from rlhf_hitl.policy.ppo.trainer import train_ppo
+    from rlhf_hitl.policy.ppo.trainer import PPOResult, train_ppo
     from rlhf_hitl.policy.rewards import PolicyReward
     from rlhf_hitl.policy.training import describe_training_inputs
 
@@ -129,9 +134,11 @@ def tune_with_ppo(
         skip_bad=config.skip_bad,
         save_steps=1,
     )
-    reward = PolicyReward(model, store, config.conservative)
-    result = train_ppo(settings, prompts, reward, model.find_problem, card=card)
+    if not (out / TRAINING_CARD).is_file():  # by an attempt that was stopped when it had written it
+        train_ppo(settings, prompts, PolicyReward(model, store, config.conservative), model.find_problem, card=card)
     record_tuned_policy(store, out, base=policy, reward_model_id=model.id, round=round)
+    finished = read_training_card(out)
+    result = PPOResult(out, finished["history"], finished["stopped"])
     stopped = {"stopped": result.stopped} if result.stopped else {}
     return {"policy": str(out), "steps": result.steps, **stopped, "last": result.history[-1]}
 

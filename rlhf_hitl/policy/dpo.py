@@ -31,6 +31,7 @@ from rlhf_hitl.policy.training import (
 )
 from rlhf_hitl.policy.trl_settings import PolicySettings
 from rlhf_hitl.policy.trl_training import (
+    describe_settings,
     find_dtype,
     is_model_in_parts,
     list_changed_settings,
@@ -290,7 +291,7 @@ def train_dpo(
         set_peft_model_state_dict(trainer.model, load_peft_weights(str(start_adapter), device="cpu"))  # type: ignore[arg-type]
     labels = [pair.label for pair in read.pairs]
     inputs = describe_training_inputs(settings.model_name_or_path, {"pairs": labels}, card or {})
-    inputs = {"method": "dpo", **inputs}
+    inputs = {"method": "dpo", **describe_settings(changed), **inputs}
     history = run_training(trainer, "per_device_train_batch_size", "max_length", inputs=inputs)
     figures = {
         **count_pairs(read.pairs),

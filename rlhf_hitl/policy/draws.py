@@ -70,13 +70,14 @@ class DrawJournal:
         for path in find_journals(folder, name):
             end = self._read(path)
             if path == self._own_path:
-                self._own_number, self._own_end = len(self._readers) - 1, end
+                self._own_end = end
 
-    def _read(self, path: Path) -> int:
-        """Read where the draws of a file stand, and return where the last whole line ends."""
+    def _read(self, path: Path, place: int = 0) -> int:
+        """Read where the draws of a file stand, from a place on, and return where the last whole line ends."""
         reader = path.open("rb")
+        reader.seek(place)
         self._readers.append(reader)
-        place, number = 0, len(self._readers) - 1
+        number = len(self._readers) - 1
         for line in reader:
             if not line.endswith(b"\n"):
                 break
@@ -90,20 +91,21 @@ class DrawJournal:
 
     def _open_own(self) -> Any:
         """Open the file of this process, when it has something to write. Raises RlhfHitlError: see the class."""
-        is_new = not self._own_path.exists()
-        self._own = open(self._own_path, "ab", opener=_open_private)  # noqa: SIM115
+        own = open(self._own_path, "ab", opener=_open_private)  # noqa: SIM115
         try:
             if fcntl is not None:
-                fcntl.flock(self._own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
+            own.close()
             raise RlhfHitlError(
                 f"{self._own_path}: expected that nobody else samples the same. Fix: wait for the other command to end"
             ) from e
-        self._own.truncate(self._own_end)
-        if is_new:
-            self._own_number = len(self._readers)
-            self._readers.append(self._own_path.open("rb"))
-        return self._own
+        # What another command has written since this one looked, which ended before this one had the lock.
+        self._own_end = self._read(self._own_path, self._own_end)
+        self._own_number = len(self._readers) - 1
+        own.truncate(self._own_end)
+        self._own = own
+        return own
 
     @property
     def is_empty(self) -> bool:

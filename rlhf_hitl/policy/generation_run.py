@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from rlhf_hitl.policy.sources import DrawnPolicy, PolicySource, check_names
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import Completion, Prompt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -167,3 +170,26 @@ class GenerationRun:
                 one.drawer, prompts, self._samplings, counts, keep_all=self._keep_all, journal=one.journal,
                 on_progress=show,
             )  # fmt: skip
+
+
+def draw_completions(
+    source: PolicySource,
+    prompts: Sequence[Prompt],
+    samplings: Sequence[Sampling],
+    folder: Path,
+    *,
+    skip_bad: bool = False,
+) -> tuple[list[Completion], SamplingCounts]:
+    """Return what one policy answers, in the order of the prompts, with counts, of which a log tells. What is kept in
+    `folder` is not drawn again; its files stay.
+
+    Raises:
+        BadInput: the policy cannot read some prompts, and `skip_bad` is not set.
+    """
+    run = GenerationRun([source], prompts, samplings, folder, skip_bad=skip_bad)
+    run.check()
+    completions = [completion for _, made in run.complete() for completion in made]
+    counts = run.counts[source.name]
+    for line in counts.lines(source.name):
+        log.warning("%s", line)
+    return completions, counts

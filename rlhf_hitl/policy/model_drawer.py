@@ -12,7 +12,7 @@ from rlhf_hitl.policy.completion_jobs import CompletionJob
 from rlhf_hitl.policy.draws import Draw, Finish
 from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
 from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
-from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, plan_batches, sample_batch
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, plan_batches, sample_tokens
 from rlhf_hitl.policy.training import explain_out_of_memory
 from rlhf_hitl.types import Prompt
 from rlhf_hitl.wording import say_count
@@ -106,7 +106,7 @@ class ModelDrawer(TokenReader):
             if all(jobs[i].key in known for i in batch):
                 continue
             with explain_out_of_memory("--batch-tokens (batch_tokens)", "max_new_tokens where that is at one row"):
-                answers = sample_batch(
+                answers = sample_tokens(
                     self._model, [prompts[i] for i in batch], [rows[i] for i in batch], eos=eos, stop=stop,
                     pad=0 if pad is None else int(pad),  # type: ignore[arg-type]
                 )  # fmt: skip

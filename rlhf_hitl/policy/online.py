@@ -30,6 +30,7 @@ from rlhf_hitl.policy.training import (
 )
 from rlhf_hitl.policy.training_prompts import read_training_prompts
 from rlhf_hitl.policy.trl_training import (
+    describe_settings,
     find_dtype,
     is_sharded,
     list_changed_settings,
@@ -118,6 +119,11 @@ def train_online(
         watch=watch,
     )
     _require_whole_batch(settings, len(read.prompts))
+    _require_whole_generations(settings)
+    warnings = []
+    if settings.beta == 0:
+        warnings.append(f"beta is 0, and TRL measures no KL then: max_kl {settings.max_kl:g} stops nothing")
+        log.warning("%s", warnings[0])
     rows = [{"prompt": reader.template.apply(p.messages, None, p.tools), "prompt_id": p.id} for p in read.prompts]
     changed = list_changed_settings(settings)  # before there is a trainer: it makes others, which reset accelerate
     of_trainer = prepare_settings(settings, out)
@@ -146,7 +152,7 @@ def train_online(
             keeper.watch_over(trainer.model)  # type: ignore[arg-type]
     ids = [p.id for p in read.prompts]
     inputs = describe_training_inputs(settings.model_name_or_path, {"prompts": ids}, card or {}, rewards.watch)
-    inputs = {"method": method, **inputs}
+    inputs = {"method": method, **describe_settings(changed), **inputs}
     history = run_training(trainer, *MEMORY_SETTINGS, inputs=inputs)
     figures = {
         "prompts": len(rows),
@@ -157,7 +163,7 @@ def train_online(
         "processes": trainer.accelerator.num_processes,
         "stopped": rewards.stopped,
         "keeps_last": is_sharded(trainer),  # the weights of the best step are not at hand
-        "warnings": rewards.watch.warnings,
+        "warnings": [*warnings, *rewards.watch.warnings],
     }
     save_trained_policy(
         trainer,
@@ -181,4 +187,17 @@ def _require_whole_batch(settings: RLOOSettings | GRPOSettings, prompts: int) ->
             expected="as many prompts as are answered at once (per_device_train_batch_size x processes x "
             "gradient_accumulation_steps / num_generations)",
             fix="import more prompts, or lower per_device_train_batch_size or gradient_accumulation_steps",
+        )
+
+
+def _require_whole_generations(settings: RLOOSettings | GRPOSettings) -> None:
+    """Raise BadInput where a checkpoint would be written while answers are still to be learnt from: TRL does not keep
+    them, and a training that goes on from there samples others."""
+    steps = (settings.steps_per_generation or 1) * settings.num_iterations / settings.gradient_accumulation_steps
+    if settings.save_strategy == "steps" and settings.save_steps % steps:
+        raise BadInput(
+            f"save_steps {settings.save_steps:g}",
+            expected=f"a multiple of the {steps:g} steps for which answers are used "
+            "(steps_per_generation x num_iterations / gradient_accumulation_steps)",
+            fix="change save_steps",
         )

@@ -165,7 +165,6 @@ class RewardKeeper(TrainerCallback):
 
         def propose() -> None:
             self._candidate = BestWeights(model)
-            self._candidate.keep()
 
         propose()
         self._accept()

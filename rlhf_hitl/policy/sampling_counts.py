@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -69,11 +69,6 @@ class SamplingCounts:
     unanswered: int = 0
     unmatched: int = 0
     unfound: int = 0
-
-    def add(self, other: SamplingCounts) -> None:
-        """Add the counts of another part of the same work."""
-        for f in fields(self):
-            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
     @property
     def poor_share(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rlhf_hitl.policy.sampling import RowSampling
 from rlhf_hitl.policy.stop_strings import StopFinder, cut_at_stop
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from rlhf_hitl.policy.decoding import OnPass
-
-
-class PassRecorder(Protocol):
-    """Hears of each pass of the model that samples: the rows it was for, their step, and where they stand in the pass
-    (None: in this order)."""
-
-    def keep(self, rows: list[int], step: int, places: torch.Tensor | None, /) -> None: ...
 
 
 class PromptReader:
@@ -75,33 +68,30 @@ def sample_tokens(
     eos: set[int],
     pad: int,
     stop: StopFinder | None = None,
-    batch_tokens: int | None = None,
-    recorder: PassRecorder | None = None,
+    on_pass: OnPass | None = None,
 ) -> list[list[int]]:
-    """Sample answers and return each row's new token ids, up to and with the EOS if the row reached one.
+    """Sample answers side by side, and return each row's new token ids, up to and with the EOS if the row reached one.
 
-    Equal prompts are computed once a batch.
+    Equal prompts are computed once.
 
     Args:
         prompts: the token ids of each row's prompt; samplings: how to sample each row.
         stop: ends a row with the token that completes a stop string.
-        batch_tokens: the most tokens, of prompts and answers, that are computed side by side; None: all rows are.
-        recorder: hears of each pass of the model, but not where `model.generate` makes them.
+        on_pass: called after each pass of the model, but not where `model.generate` makes them.
     """
-    answers: list[list[int]] = [[] for _ in prompts]
-    for batch in plan_batches(list(map(len, prompts)), [s.max_new_tokens for s in samplings], batch_tokens):
-        found = sample_batch(
-            model,
-            [prompts[i] for i in batch],
-            [samplings[i] for i in batch],
-            eos=eos,
-            pad=pad,
-            stop=stop,
-            on_pass=_make_listener(recorder, batch),
-        )
-        for i, answer in zip(batch, found):
-            answers[i] = answer
-    return answers
+    from rlhf_hitl.policy.decoding import can_decode, decode
+
+    if not can_decode(model):
+        return _sample_with_generate(model, prompts, samplings, eos, pad, stop)
+    choose = make_token_chooser(samplings, model.device)
+
+    def is_finished(row: int, tokens: list[int]) -> bool:
+        if tokens[-1] in eos or len(tokens) >= samplings[row].max_new_tokens:
+            return True
+        return stop is not None and stop.is_reached(tokens)
+
+    heard = {} if on_pass is None else {"on_pass": on_pass}
+    return decode(model, prompts, choose, is_finished, pad, **heard)
 
 
 def plan_batches(
@@ -127,39 +117,6 @@ def plan_batches(
         batches[-1].append(i)
         widths = wider
     return batches
-
-
-def sample_batch(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    samplings: Sequence[RowSampling],
-    *,
-    eos: set[int],
-    pad: int,
-    stop: StopFinder | None = None,
-    on_pass: OnPass | None = None,
-) -> list[list[int]]:
-    """Sample rows side by side: see `sample_tokens`."""
-    from rlhf_hitl.policy.decoding import can_decode, decode
-
-    if not can_decode(model):
-        return _sample_with_generate(model, prompts, samplings, eos, pad, stop)
-    choose = make_token_chooser(samplings, model.device)
-
-    def is_finished(row: int, tokens: list[int]) -> bool:
-        if tokens[-1] in eos or len(tokens) >= samplings[row].max_new_tokens:
-            return True
-        return stop is not None and stop.is_reached(tokens)
-
-    heard = {} if on_pass is None else {"on_pass": on_pass}
-    return decode(model, prompts, choose, is_finished, pad, **heard)
-
-
-def _make_listener(recorder: PassRecorder | None, batch: Sequence[int]) -> OnPass | None:
-    """Return what tells a recorder of passes over the rows of a batch by their numbers among all."""
-    if recorder is None:
-        return None
-    return lambda rows, step, places: recorder.keep([batch[i] for i in rows.tolist()], step, places)
 
 
 def _sample_with_generate(

@@ -73,6 +73,10 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
 
 
+class OtherInputs(BadInput):
+    """A checkpoint is of a training on other inputs than the one that was to go on from it."""
+
+
 @dataclass(frozen=True)
 class DataArguments:
     """Arguments of a training script: the store with its data, and the reward model."""
@@ -182,14 +186,14 @@ def describe_rows(rows: Sequence[Any]) -> str:
 
 
 def refuse_other_inputs(checkpoint: Path, then: Mapping[str, Any], now: Mapping[str, Any], fix: str) -> None:
-    """Raise BadInput where a checkpoint is of a training on other inputs (`describe_training_inputs`)."""
-    other = [name for name in now if then.get(name) != now[name]]
+    """Raise OtherInputs where a checkpoint is of a training on other inputs (`describe_training_inputs`)."""
+    other = [name for name in {**now, **then} if then.get(name) != now.get(name)]
     if other:
-        raise BadInput(
-            " and ".join(f"{name} {now[name]}" for name in other),
-            expected=f"{' and '.join(f'{name} {then.get(name)}' for name in other)}, as in {checkpoint}",
-            fix=fix,
-        )
+
+        def say(values: Mapping[str, Any]) -> str:
+            return " and ".join(f"{name} {values.get(name, 'not given')}" for name in other)
+
+        raise OtherInputs(say(now), expected=f"{say(then)}, as in {checkpoint}", fix=fix)
 
 
 @contextmanager

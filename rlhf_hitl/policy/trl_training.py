@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,6 +49,12 @@ ALWAYS_RECORDED = (
     "seed",
 )
 
+#: Settings that may differ when a training is resumed: nothing that is learnt depends on them.
+FREE_WHEN_RESUMED = (
+    "save_strategy", "save_steps", "save_total_limit", "logging_strategy", "logging_steps", "report_to", "run_name",
+    "disable_tqdm", "gradient_checkpointing", "dataloader_num_workers", "merge", "skip_bad",
+)  # fmt: skip
+
 Settings = TypeVar("Settings", bound=PolicySettings)
 
 
@@ -82,7 +89,7 @@ class CheckpointMarker(TrainerCallback):
         self.accelerator.wait_for_everyone()  # each process writes its random states
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-            write_text_atomically(folder / INPUTS_FILE, json.dumps(self.inputs, indent=2))
+            write_text_atomically(folder / INPUTS_FILE, json.dumps(self.inputs, indent=2, default=str))
 
 
 def find_checkpoint(settings: Any, inputs: Mapping[str, Any]) -> Path | None:
@@ -113,7 +120,11 @@ def find_checkpoint(settings: Any, inputs: Mapping[str, Any]) -> Path | None:
             fix="give another one, or leave resume_from_checkpoint out",
         )
     then = json.loads((found / INPUTS_FILE).read_text(encoding="utf-8"))
-    refuse_other_inputs(found, then, inputs, "give the same again, or leave resume_from_checkpoint out to begin anew")
+    now = json.loads(json.dumps(inputs, default=str))
+    fix = "leave resume_from_checkpoint out to begin anew"
+    if then.get("pairs") == now.get("pairs"):  # otherwise raters have judged meanwhile, and nobody can give them again
+        fix = "give the same again, or " + fix
+    refuse_other_inputs(found, then, now, fix)
     return found
 
 
@@ -136,6 +147,11 @@ def run_training(
         if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
             callback.logging_dir = str(Path(str(trainer.args.output_dir)) / LOGS)
     checkpoint = find_checkpoint(trainer.args, inputs or {})
+    if checkpoint is None and trainer.accelerator.is_main_process:
+        # Of a training that begins anew the number of a checkpoint must not be that of another one's.
+        for older in Path(str(trainer.args.output_dir)).glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*"):
+            shutil.rmtree(older)
+    trainer.accelerator.wait_for_everyone()
     trainer.args.resume_from_checkpoint = None if checkpoint is None else str(checkpoint)
     with explain_out_of_memory(*memory_settings):
         trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
@@ -166,10 +182,19 @@ def save_trained_policy(
     Args:
         prompts: of the training, of which a record is kept; some are answered before and after.
         max_new_tokens: most tokens of these answers.
+
+    Raises:
+        BadInput: weights that were trained are not finite.
     """
     accelerator = trainer.accelerator
     accelerator.wait_for_everyone()
     model: Any = accelerator.unwrap_model(trainer.model)
+    if not is_sharded(trainer) and not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+        raise BadInput(
+            "weights after the training",
+            expected="finite numbers, and some are not",
+            fix="lower learning_rate or max_grad_norm; nothing was saved",
+        )
     if is_sharded(trainer):
         state: Any = accelerator.get_state_dict(trainer.model)
         if accelerator.is_main_process:
@@ -186,6 +211,12 @@ def save_trained_policy(
             )
         save_policy(model, tokenizer, out, base=base, merge=merge, card=card, prompts=prompts, samples=samples)
     accelerator.wait_for_everyone()
+
+
+def describe_settings(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of the settings that `list_changed_settings` lists those that a training has to share with one that goes
+    on from its checkpoint."""
+    return {name: value for name, value in changed.items() if name not in FREE_WHEN_RESUMED}
 
 
 def list_changed_settings(settings: PolicySettings) -> dict[str, Any]:

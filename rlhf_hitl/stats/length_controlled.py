@@ -14,8 +14,6 @@ import numpy as np
 
 from rlhf_hitl.stats.logistic import fit_logistic
 
-DRAWS = 400
-
 
 @dataclass(frozen=True)
 class LengthControlledRate:
@@ -35,9 +33,9 @@ class LengthControlledRate:
 
 
 def estimate_length_controlled_rate(
-    outcomes: np.ndarray, longer: np.ndarray, prompts: np.ndarray | None = None, *, seed: int = 0
+    outcomes: np.ndarray, longer: np.ndarray, prompts: np.ndarray | None = None
 ) -> LengthControlledRate | None:
-    """Return the length-controlled win rate, with an interval by a bootstrap over prompts; None below two prompts.
+    """Return the length-controlled win rate, with an interval over prompts (`LogisticFit`); None below two prompts.
 
     The interval is one for a fixed number of outcomes: after a sequential test it describes, and decides nothing.
 
@@ -56,11 +54,5 @@ def estimate_length_controlled_rate(
     spread = float(d.std())
     x = np.column_stack([np.ones(len(y)), np.tanh(d / spread) if spread > 0 else np.zeros(len(y))])
     fit = fit_logistic(x, y, prompt)
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(DRAWS):
-        times = np.bincount(rng.integers(count, size=count), minlength=count)[prompt]
-        drawn.append(fit_logistic(x[times > 0], y[times > 0], prompt[times > 0], times[times > 0]).coefficients[0])
-    low, high = expit(np.quantile(drawn, [0.025, 0.975])).tolist()
-    policy, effect = fit.coefficients.tolist()
-    return LengthControlledRate(float(expit(policy)), low, high, float(y.mean()), effect, float(d.mean()))
+    value, low, high = expit(fit.estimate(np.array([1.0, 0.0]))).tolist()
+    return LengthControlledRate(value, low, high, float(y.mean()), float(fit.coefficients[1]), float(d.mean()))

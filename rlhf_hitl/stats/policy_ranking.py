@@ -10,6 +10,8 @@ Intervals come from a bootstrap over prompts, not votes: votes about one prompt 
 1993, ch. 8). A rank is 1 plus the number of policies that are shown to be better, whose interval lies above (as
 Chatbot Arena ranks: Chiang et al. 2024, arXiv:2403.04132).
 
+A policy on too few prompts, or with nothing but ties, has no interval.
+
 Policies that no chain of comparisons connects are in separate groups, each ranked by itself. A policy that won all its
 comparisons has no highest rating that the votes allow (Ford 1957): a weak normal prior of strengths holds it, its
 interval is open upwards and begins where it would still have won everything with a probability of 2.5 %. Who lost all
@@ -163,7 +165,9 @@ def rank_policies(
     nu = math.exp(fit.log_nu)
     prompts = _count_prompts(outcomes)
     held = (group >= 0) & ~core
-    low[prompts < MIN_PROMPTS], high[prompts < MIN_PROMPTS] = -math.inf, math.inf
+    # Where all is tied, all samples of the votes are, and a bootstrap would be sure of what nothing shows.
+    vague = (prompts < MIN_PROMPTS) | ~(wins + wins.T).any(1)
+    low[vague], high[vague] = -math.inf, math.inf
     alone = np.stack([low, high])  # the ends with all others where they are
     for block in np.unique(blocks[held]):
         inside = blocks == block
@@ -184,13 +188,14 @@ def rank_policies(
     ends_held = np.stack([low, high]) if against is None else alone
     margin_low[held], margin_high[held] = ends_held[:, held] - zero
     base_floats = against is not None and bool(held[against]) and bool(core[group == group[against]].any())
+    is_base_vague = base_floats or (against is not None and bool(vague[against]))
     rates = [compute_win_rate(np.clip(m, -700, 700), nu) for m in (strengths - zero, margin_low, margin_high)]
     rated = []
     for i in np.flatnonzero(group >= 0):
         rival = group == group[i]
         win, win_low, win_high = (float(of[i]) for of in rates)
         is_elsewhere = against is not None and (i == against or not rival[against])
-        is_vague = is_elsewhere or prompts[i] < MIN_PROMPTS or base_floats
+        is_vague = is_elsewhere or bool(vague[i]) or is_base_vague
         rated.append(
             RatedPolicy(
                 policy=int(i),

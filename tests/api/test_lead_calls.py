@@ -7,16 +7,20 @@ import uuid
 from datetime import datetime
 
 import pytest
+from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
 from plain_words import assert_plain
-from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.auth import SESSION_COOKIE
+from rlhf_hitl.api.app import create_headless_app
+from rlhf_hitl.api.auth import ROLES_OF_PAGE, SESSION_COOKIE
+from rlhf_hitl.api.page_guard import PageGuard
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import people, projects, queue, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict
+from rlhf_hitl.ui import lead
+from rlhf_hitl.ui.rendering import start_rendering
 
 PASSWORD = "a-good-password"
 CALLS = {"open": {}, "figures": {}, "accepted": {}, "escalate": {"id": "x_none"}}
@@ -24,8 +28,13 @@ CALLS = {"open": {}, "figures": {}, "accepted": {}, "escalate": {"id": "x_none"}
 
 @pytest.fixture
 def site(store, tmp_path):
-    """The application over a store of the test's own. It is given the pages' calls as a browser would send them."""
-    return Site(store, create_app(store, Settings(store=store.url, workspace=tmp_path / "workspace")))
+    """The application with the lead's page alone, over a store of the test's own. It is given the page's calls as a
+    browser would send them. The other pages take longer to build than these tests to run."""
+    settings = Settings(store=store.url, workspace=tmp_path / "workspace")
+    app = create_headless_app(store, settings)
+    lead.mount(app, "/lead", store, settings, Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE["/lead"]))
+    start_rendering()
+    return Site(store, app)
 
 
 class Site:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from command_line import run_command
-from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.app import create_app, create_headless_app
 from rlhf_hitl.config import Settings, load_settings, read_root_path
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, people
@@ -51,12 +51,19 @@ class StrippingProxy:
 def make_client(sqlite_store: Store, tmp_path):
     """A function that returns a client of a site with the application below /hitl."""
 
-    def make(*, told: str | None = None, root_path: str = "", trusted: str = "127.0.0.1", peer: str = "127.0.0.1"):
+    def make(
+        *,
+        told: str | None = None,
+        root_path: str = "",
+        trusted: str = "127.0.0.1",
+        peer: str = "127.0.0.1",
+        create=create_app,
+    ):
         settings = Settings(
             store=sqlite_store.url, workspace=tmp_path / "workspace", trusted_proxies=trusted, root_path=root_path
         )
         headers = {} if told is None else {"x-forwarded-prefix": told}
-        proxy = StrippingProxy(create_app(sqlite_store, settings), "/hitl", headers)
+        proxy = StrippingProxy(create(sqlite_store, settings), "/hitl", headers)
         return TestClient(proxy, client=(peer, 5000), follow_redirects=False, raise_server_exceptions=False)
 
     return make
@@ -135,10 +142,11 @@ def test_a_prefix_of_an_unknown_proxy_is_ignored(make_client, trusted, peer):
 def test_an_odd_prefix_is_refused_wherever_it_is_given(make_client, monkeypatch, prefix):
     with pytest.raises(ValueError, match="expected a path such as /hitl"):
         read_root_path(prefix)
-    answer = make_client(told=prefix).get("/hitl/login", headers=BROWSER)
+    site = make_client(told=prefix, create=create_headless_app)  # no page is asked for
+    answer = site.get("/hitl/login", headers=BROWSER)
     assert answer.status_code == 400
     assert "evil" not in answer.text
-    assert "x-forwarded-prefix" in make_client(told=prefix).get("/hitl/healthz").json()["detail"]
+    assert "x-forwarded-prefix" in site.get("/hitl/healthz").json()["detail"]
     done = run_command("serve", "--root-path", prefix)
     assert done.returncode == 2
     assert "--root-path" in done.stderr

@@ -16,14 +16,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from sampled_completions import sample_completions
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, count_pairs, fit_tie_odds, train_dpo
+from rlhf_hitl.policy.dpo import DPOSettings, LabelDPOTrainer, compute_label_loss, count_pairs, fit_tie_odds, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
 from rlhf_hitl.policy.dpo_rounds import MadePairs, train_dpo_in_rounds
 from rlhf_hitl.policy.dpo_rows import read_pairs
-from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.model_drawer import ModelDrawer
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD, read_training_card
 from rlhf_hitl.policy.sampling import Sampling
@@ -288,6 +288,53 @@ def settings(policy, out, **more):
 
 def ascii_share(completions):
     return float(np.mean([10 * sum(x.isascii() for x in c.text) / max(len(c.text), 1) for c in completions]))
+
+
+def test_a_resumed_run_ends_like_one_that_was_not_stopped_and_on_the_same_pairs_alone(policy, tmp_path, monkeypatch):
+    pairs = pairs_of([(prompt(f"question {i}"), f"yes {i}", f"no {i}") for i in range(6)])
+    of_run = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+    whole = train_dpo(settings(policy, tmp_path / "whole", **of_run), pairs)
+    calls, compute = [], LabelDPOTrainer.compute_loss
+
+    def stops(trainer, *args, **more):
+        calls.append(args)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(trainer, *args, **more)
+
+    def train(pairs=pairs, resume="latest", **more):
+        given = of_run | {"resume_from_checkpoint": resume} | more
+        return train_dpo(settings(policy, tmp_path / "stopped", **given), pairs)
+
+    monkeypatch.setattr(LabelDPOTrainer, "compute_loss", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    one_more = [*pairs[:5], replace(pairs[5], share=0.75)]
+    with pytest.raises(BadInput, match=r"^pairs 6 .ids \w+.: expected pairs 6 .*Fix: leave resume_from_ch"):
+        train(one_more)
+    with pytest.raises(BadInput, match=r"^learning_rate 0.02: expected learning_rate 0.01, as in .*Fix: give the same"):
+        train(learning_rate=2e-2)
+    assert train()["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    assert len(calls) == 4
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-5)
+    # Begun anew, it leaves nothing of an earlier one to go on from.
+    shutil.rmtree(tmp_path / "stopped")
+    calls[:] = calls[:1]
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    calls[:] = calls[:2]
+    with pytest.raises(KeyboardInterrupt):
+        train(resume=None)
+    assert not list(tmp_path.glob(".stopped.checkpoints/checkpoint-*"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(policy, tmp_path):
+    pairs = pairs_of([(prompt(f"question {i}"), "yes", "no") for i in range(4)])
+    with pytest.raises(BadInput, match=r"weights after the training: expected finite numbers.*learning_rate"):
+        train_dpo(settings(policy, tmp_path / "out", learning_rate=1e30, max_grad_norm=1e30, num_train_epochs=3), pairs)
+    assert not (tmp_path / "out").exists()
 
 
 def test_dpo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path, capsys):

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import torch
+from sampled_completions import sample_completions
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
 from rlhf_hitl.policy.stop_strings import StopFinder
@@ -85,7 +85,6 @@ def test_rows_that_share_a_prefill_and_leave_have_the_tokens_of_plain_generate(m
     ours = sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder)
     # `model.generate` goes on until all rows have ended, and each is cut afterwards.
     assert ours == _sample_with_generate(model, rows, draws, eos, 0, finder)
-    assert ours == sample_tokens(model, rows, draws, eos=eos, pad=0, stop=finder, batch_tokens=100)
     assert len({len(row) for row in ours}) > 2
     for row in ours if stop else ():
         text = PromptReader(tokenizer).decode(row, eos, stop)

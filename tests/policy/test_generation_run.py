@@ -385,7 +385,7 @@ def test_a_policy_that_says_nothing_is_named_in_a_warning(tmp_path, asked):
 
 
 def test_a_tokenizer_without_eos_samples_to_the_limit_and_says_so(tiny_model, tmp_path, caplog):
-    from rlhf_hitl.policy.generation import sample_completions
+    from sampled_completions import sample_completions
 
     folder = shutil.copytree(tiny_model, tmp_path / "endless")
     for name in ("tokenizer_config.json", "config.json", "generation_config.json"):

@@ -247,6 +247,20 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(method, policy, tmp_pa
     assert not get_checkpoint_folder(out).exists()
 
 
+def test_a_checkpoint_is_written_where_all_answers_were_learnt_from(policy, tmp_path):
+    """TRL keeps no answers: a training that goes on in the middle would sample others."""
+    of_run = {"save_strategy": "steps", "save_steps": 1, "num_iterations": 2}
+    with pytest.raises(BadInput, match=r"^save_steps 1: expected a multiple of the 2 steps"):
+        train_online(settings("grpo", policy, tmp_path / "out", **of_run), prompts(8), ascii_share)
+
+
+def test_without_beta_it_is_said_that_nothing_measures_the_kl(policy, tmp_path, caplog):
+    result = train_online(settings("rloo", policy, tmp_path / "out", max_steps=1, beta=0.0), prompts(8), ascii_share)
+    [warning] = result["warnings"]
+    assert "max_kl 50 stops nothing" in warning
+    assert warning in caplog.text
+
+
 def test_only_a_whole_checkpoint_is_gone_on_from(policy, tmp_path):
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(BadInput, match="that was written whole"):

@@ -9,9 +9,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from sampled_completions import sample_completions
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.online_rewards import RewardCallable
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.ppo.batches import collate_rollouts

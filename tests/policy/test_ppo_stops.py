@@ -346,6 +346,9 @@ def test_a_checkpoint_of_another_run_is_refused_and_both_are_named(policy, tmp_p
     os.utime(start / "model.safetensors", ns=(1, 1))  # as where it was trained again under its name
     with pytest.raises(BadInput, match=r"^model_name_or_path .*\(files \w+\): expected model_name_or_path "):
         resume()
+    # As the error says: begun anew it is a run of its own, whose checkpoints have the same names.
+    anew = train_ppo(dataclasses.replace(config, clip=0.3, resume=False), TRAIN, count_ascii)
+    assert anew.steps == config.steps
 
 
 def test_two_processes_have_the_losses_of_one(policy, program, whole, tmp_path):

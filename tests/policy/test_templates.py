@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 from nasty_templates import make_model, think
+from sampled_completions import sample_completions
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair
-from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.ppo.config import PPOConfig
 from rlhf_hitl.policy.ppo.trainer import train_ppo

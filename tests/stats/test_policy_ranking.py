@@ -55,6 +55,18 @@ def test_two_policies_by_hand():
     assert ranking.ties.tolist() == [[0, 20], [20, 0]]
 
 
+def test_nothing_but_ties_gives_no_interval():
+    both = rank_policies(outcomes([(0, 1, 1)] * 12), base=0).rated
+    assert [(r.rating, r.rank, r.low, r.high) for r in both] == [(1000, 1, None, None)] * 2
+    assert [r.win_low for r in both] == [None, None]
+    assert both[1].win_rate == pytest.approx(0.5)
+    # A third one that won and lost has an interval; against the base, which only tied, it has none.
+    games = [(0, 1, 1)] * 12 + [(1, 2, 0)] * 12 + [(1, 2, 2)] * 12
+    rated = {r.policy: r for r in rank_policies(outcomes(games), base=0).rated}
+    assert [rated[i].low is None for i in range(3)] == [True, False, False]
+    assert rated[2].win_low is None
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
 def test_without_ties_strengths_are_those_of_choix(seed):

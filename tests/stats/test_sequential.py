@@ -140,6 +140,12 @@ def test_length_is_taken_out_of_a_win_rate_that_is_all_length():
     assert found.length_effect == pytest.approx(1.5, abs=0.4)
 
 
+def test_twenty_wins_of_twenty_are_not_taken_for_certainty():
+    found = estimate_length_controlled_rate(np.ones(20), np.random.default_rng(0).normal(5, 30, 20))
+    assert found is not None
+    assert found.low < 0.9  # an exact binomial interval begins at 0.83
+
+
 def test_without_a_difference_in_length_the_win_rate_stays():
     outcomes = np.array([1.0] * 30 + [0.0] * 10 + [0.5] * 20)
     found = estimate_length_controlled_rate(outcomes, np.zeros(60))

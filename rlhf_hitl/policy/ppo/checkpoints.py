@@ -90,6 +90,13 @@ class PPOCheckpoints:
                     shutil.rmtree(older)
         self.accelerator.wait_for_everyone()
 
+    def delete_all(self) -> None:
+        """Delete what an earlier run has left: a run that begins anew must not be gone on from where that one was."""
+        if self.accelerator.is_main_process:
+            for older in self.folder.glob("step-*"):
+                shutil.rmtree(older)
+        self.accelerator.wait_for_everyone()
+
     def load_newest(self) -> None:
         """Continue from the newest checkpoint, if there is one.
 

@@ -38,11 +38,10 @@ def compute_moments(x: Tensor, mask: Tensor, reduce: SumOverProcesses = lambda v
     return mean.to(x.dtype), (squares / n.clamp(min=1)).to(x.dtype)
 
 
-def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, reduce: SumOverProcesses = lambda v: v) -> Tensor:
-    """Scale all real tokens of all processes to unit variance and, with `shift_mean`, zero mean; padding gets zero."""
+def whiten(x: Tensor, mask: Tensor, *, reduce: SumOverProcesses = lambda v: v) -> Tensor:
+    """Scale all real tokens of all processes to zero mean and unit variance; padding gets zero."""
     mean, variance = compute_moments(x, mask, reduce)
-    whitened = (x - mean) * torch.rsqrt(variance + 1e-8)
-    return (whitened if shift_mean else whitened + mean) * mask
+    return (x - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
 def kl_k1(logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class RolloutSampler:
                     [rows[i] for i in part],
                     eos=eos,
                     pad=pad,
-                    recorder=recorder,
+                    on_pass=recorder.keep,
                 )
             for i, answer in zip(part, sampled):
                 answers[i] = answer

@@ -69,10 +69,10 @@ class StateRecorder:
     def _hear(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._newest = inputs[0][:, -1].detach()
 
-    def keep(self, rows: list[int], step: int, places: Tensor | None) -> None:
-        """Keep the states of the newest pass: see `token_sampling.PassRecorder`."""
+    def keep(self, rows: Tensor, step: int, places: Tensor | None) -> None:
+        """Keep the states of the newest pass: see `decoding.OnPass`."""
         if self._model is not None:
-            self._kept.append((rows, step, self._newest if places is None else self._newest[places]))
+            self._kept.append((rows.tolist(), step, self._newest if places is None else self._newest[places]))
 
     def read(self, rows: int, width: int) -> Tensor | None:
         """Return states (rows, width, hidden), one before each token, zero after a row ends; None if none were kept."""

@@ -181,6 +181,8 @@ class PPOTrainer:
         config, accelerator, progress, stopped = self.config, self.accelerator, self.progress, None
         if config.resume:
             self.checkpoints.load_newest()
+        else:
+            self.checkpoints.delete_all()
         bar = tqdm(total=config.steps, initial=progress.step, desc="ppo", disable=not accelerator.is_main_process)
         with bar:
             for step in range(progress.step, config.steps + 1):

@@ -1,7 +1,4 @@
-"""Sample completions from a policy so that each can be sampled again.
-
-A completion depends on its prompt, on how it was sampled and on its own seed, and not on what else was in its batch.
-"""
+"""Completions of a policy in one call, as tests want them."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from tqdm import tqdm
 
 from rlhf_hitl.policy.completing import check_prompts, complete_prompts
 from rlhf_hitl.policy.model_drawer import open_model
-from rlhf_hitl.policy.sampling import BATCH_TOKENS, GenerationBackend, Sampling
+from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.sampling_counts import SamplingCounts
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.types import Completion, Prompt
@@ -39,8 +36,6 @@ def sample_completions(
     samplings: Sequence[Sampling],
     *,
     batch_size: int | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    backend: GenerationBackend = "transformers",
     dtype: torch.dtype | None = None,
     skip_bad: bool = False,
     left_out: LeftOut | None = None,
@@ -57,9 +52,7 @@ def sample_completions(
     Raises:
         BadInput: there are such prompts and `skip_bad` is not set.
     """
-    drawer = open_model(
-        policy, samplings, backend=backend, dtype=dtype, batch_size=batch_size, batch_tokens=batch_tokens
-    )
+    drawer = open_model(policy, samplings, dtype=dtype, batch_size=batch_size)
     counts = SamplingCounts()
     check_prompts(drawer, prompts, counts, skip_bad=skip_bad, left_out=left_out)
     total = len(prompts) * sum(s.count for s in samplings)

@@ -2,15 +2,18 @@
 
     python benchmarks/real_tuning.py --data ../shared/data --folder DIR --minutes 60
 
-The prompts of a set of people's votes are split in three: of two fifths the votes train a head, the reward that the
-policy is tuned on; of two others they train the gold head, which reads other layers (or, with `--gold-backbone`,
-another model), and takes no part in the tuning; the last fifth is held out of both and of the tuning. Before and after,
-the policy answers the held-out prompts with the same seeds, several times each. `reward_gain` and `gold_gain` are the
-mean differences in units of the standard deviation of each reward over the answers before, and their 95 % intervals are
-of a bootstrap over prompts. `.accuracy` says what each head is worth: the held-out pairs that it orders as people did.
-An empty answer, of which no head reads anything, has the lowest reward that either policy got.
+The prompts of a set of people's votes are split: of two fifths the votes train a head, the reward that the policy is
+tuned on; of a fifth each they train the watch and the gold head, which read other layers (or, with `--gold-backbone`,
+another model); the last fifth is held out of all of it. Before and after, the policy answers the held-out prompts with
+the same seeds, several times each. `reward_gain` and `gold_gain` are the mean differences in units of the standard
+deviation of each reward over the answers before, and their 95 % intervals are of a bootstrap over prompts. `.accuracy`
+says what each head is worth: the held-out pairs that it orders as people did. An empty answer, of which no head reads
+anything, has the lowest reward that either policy got.
 
-With both methods (`--methods ppo dpo`) the one that is measured is chosen on prompts of the tuning. A run that is out
+There are several ways to tune (`--methods`): `ppo`, which looks at the reward alone; `ppo_watched`, which the watch
+head stops where it falls; and `dpo` on the best and worst of four answers. The figures without a prefix are those of
+the way whose answers to prompts of the tuning the watch head likes best; the gold head, which says how good it is, has
+no part in the tuning, the stop or the choice. A run that is out
 of `--minutes` stops after a checkpoint, and goes on when the same command is run again: features, answers and the steps
 of PPO are kept in `--folder`. What some prompts were answered before and after goes to
 `results/real_tuning_samples.json`.
@@ -27,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +50,10 @@ from rlhf_hitl.reward.style import measure_style
 from rlhf_hitl.reward.training.head_learning import learn_head
 from rlhf_hitl.types import Message, Prompt, Split
 
-SHARES = {"proxy": 0.4, "gold": 0.4, "heldout": 0.2}
+SHARES = {"proxy": 0.4, "watch": 0.2, "gold": 0.2, "heldout": 0.2}
+METHODS = ("ppo", "ppo_watched", "dpo")
 SAMPLES = 6  # prompts whose answers are published
+CHOICE_PROMPTS = 64  # of the tuning, by whose answers a method is chosen
 
 
 class OutOfTime(Exception):
@@ -80,7 +86,7 @@ def split_prompts(pairs: Sequence[LabelledPair], seed: int) -> dict[str, list[La
     """Return the pairs of each part; all pairs of a prompt's family are in one."""
     names, family = np.unique([p.comparison.prompt.family for p in pairs], return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
-    ends = np.cumsum([round(share * len(names)) for share in SHARES.values()][:-1])
+    ends = np.round(np.cumsum(list(SHARES.values()))[:-1] * len(names)).astype(int)
     parts = dict(zip(SHARES, np.split(shuffled, ends)))
     return {part: [p for p, at in zip(pairs, family) if at in set(of.tolist())] for part, of in parts.items()}
 
@@ -132,26 +138,30 @@ def bootstrap_mean(values: np.ndarray, draws: int = 10_000) -> tuple[float, floa
     return float(low), float(high)
 
 
-def tune(method: str, args: argparse.Namespace, work: Work, prompts: list[Prompt], model: RewardModel) -> Path:
+def tune(
+    method: str, args: argparse.Namespace, work: Work, prompts: list[Prompt], model: RewardModel, watch: RewardModel
+) -> Path:
     """Return the folder of the policy that a method has tuned, which it does where it is not there yet."""
     out = work.folder / method
     if out.exists():
         return out
     scale = work.keep("scale", lambda: float(np.std(score_train(model, args, prompts))))
     shared = {"output_dir": str(out), "model_name_or_path": args.backbone, "lora_r": 16, "lora_alpha": 32}
-    if method == "ppo":
+    if method != "dpo":
 
         def reward(chats: list[Conversation]) -> np.ndarray:
             work.check_time()
             return model.rewards(chats, keep=False) / np.float32(scale or 1)
 
+        is_watched = method == "ppo_watched"
         history = tune_with_ppo(
-            prompts, reward, **shared, steps=args.steps, rollouts=args.rollouts, minibatch=args.rollouts // 2,
-            epochs=2, max_prompt_tokens=args.prompt_tokens,
-            max_new_tokens=args.new_tokens, learning_rate=args.learning_rate, kl_beta=0.05, save_steps=2,
-            seed=args.seed, resume=True,
+            prompts, reward, partial(watch.rewards, keep=False) if is_watched else None, **shared, steps=args.steps,
+            # Several answers to a prompt tell earlier where reward and gold lead.
+            rollouts=args.rollouts, answers_per_prompt=4 if is_watched else 1, minibatch=args.rollouts // 2, epochs=2,
+            max_prompt_tokens=args.prompt_tokens, max_new_tokens=args.new_tokens, learning_rate=args.learning_rate,
+            kl_beta=0.05, save_steps=2, seed=args.seed, resume=True,
         )  # fmt: skip
-        work.keep("history", lambda: history)
+        work.keep(f"history_{method}", lambda: history)
         return out
     pairs = work.keep("dpo_pairs", lambda: make_pairs(args, work, prompts, model))
     by_id = {p.id: p for p in prompts}
@@ -214,10 +224,13 @@ def run(args: argparse.Namespace, work: Work) -> None:
     layers = Backbone(args.backbone).layers  # at half, two thirds and five sixths
     backbones = {
         "proxy": Backbone(args.backbone, layer=layers[len(layers) // 2], max_length=args.max_length),
-        "gold": Backbone(args.gold_backbone, max_length=args.max_length)
+    }
+    backbones |= dict.fromkeys(
+        ("watch", "gold"),
+        Backbone(args.gold_backbone, max_length=args.max_length)
         if args.gold_backbone
         else Backbone(args.backbone, layer=[layers[0], layers[-1]], pooling="mean", max_length=args.max_length),
-    }
+    )
     models = {}
     for name, backbone in backbones.items():
         work.check_time()
@@ -229,21 +242,25 @@ def run(args: argparse.Namespace, work: Work) -> None:
     train, heldout = (list_prompts(parts[part], tokenizer, args.prompt_tokens) for part in ("proxy", "heldout"))
     heldout = heldout[: args.prompts]
     before = work.keep("before", lambda: answer_all(args.backbone, args, work, heldout))
-    tuned = {method: tune(method, args, work, train, models["proxy"]) for method in args.methods}
-    if len(tuned) > 1:
-        figures |= choose(tuned, args, work, train, models["proxy"])
-    method = max(tuned, key=lambda m: float(figures.get(f"{m}.train_reward") or 0))
-    after = work.keep(f"after_{method}", lambda: answer_all(tuned[method], args, work, heldout))
-    of_proxy, old, new = compare(models["proxy"], "reward_gain", heldout, before, after)
-    of_gold, *_ = compare(models["gold"], "gold_gain", heldout, before, after)
-    figures |= of_proxy | of_gold | describe_answers("before", before) | describe_answers("after", after)
-    figures |= {"prompts": len(heldout), "samples": args.samples, "train_prompts": len(train), "steps": args.steps}
-    if (work.folder / "history.json").exists():
-        last = json.loads((work.folder / "history.json").read_text(encoding="utf-8"))[-1]
-        figures |= {f"ppo.{key}": last[key] for key in ("reward", "kl") if key in last}
+    figures |= describe_answers("before", before)
+    found: dict[str, tuple[dict[str, float], list[list[str]], np.ndarray, np.ndarray]] = {}
+    for method in args.methods:
+        policy = tune(method, args, work, train, models["proxy"], models["watch"])
+        after = work.keep(f"after_{method}", lambda m=method, p=policy: answer_all(p, args, work, heldout))
+        of_proxy, old, new = compare(models["proxy"], "reward_gain", heldout, before, after)
+        of_gold, *_ = compare(models["gold"], "gold_gain", heldout, before, after)
+        found[method] = of_proxy | of_gold | describe_answers("after", after), after, old, new
+        liked = work.keep(f"liked_{method}", lambda p=policy: measure_training(p, args, train, models["watch"]))
+        figures |= {f"{method}.{name}": value for name, value in (found[method][0] | {"watch_reward": liked}).items()}
+        figures |= describe_history(work.folder / f"history_{method}.json", method)
+    method = max(found, key=lambda m: float(figures[f"{m}.watch_reward"] or 0))
+    of_method, after, old, new = found[method]
+    figures |= of_method | {"prompts": len(heldout), "samples": args.samples, "train_prompts": len(train)}
+    figures |= {"steps": args.steps, "method": METHODS.index(method)}
     notes = (
-        f"SmolLM2-135M, {method.upper()} with LoRA, votes of {args.set}, at most {args.new_tokens} new tokens; gains "
-        "in standard deviations of the reward over the answers before; gold: a head of other votes and other layers."
+        f"SmolLM2-135M, LoRA, votes of {args.set}, at most {args.new_tokens} new tokens; gains in standard deviations "
+        "of the reward over the answers before; gold: a head of other votes and other layers, which took no part. "
+        f"Without a prefix: {method}, chosen by the watch head on prompts of the tuning."
     )
     write_result("real_tuning", figures, seeds=[args.seed], notes=notes, quick=args.quick)
     samples = [
@@ -260,19 +277,18 @@ def run(args: argparse.Namespace, work: Work) -> None:
         write_result("real_tuning_samples", {"samples": samples}, seeds=[args.seed], notes=notes, quick=False)  # type: ignore[dict-item]
 
 
-def choose(
-    tuned: dict[str, Path], args: argparse.Namespace, work: Work, prompts: list[Prompt], model: RewardModel
-) -> dict[str, float]:
-    """Return the mean reward of each policy on prompts of the tuning, by which one is chosen."""
+def measure_training(policy: Path, args: argparse.Namespace, prompts: list[Prompt], watch: RewardModel) -> float:
+    """Return what the watch head says of a policy's answers to prompts of the tuning."""
+    few = prompts[-CHOICE_PROMPTS:]
+    return float(np.nanmean(score(watch, few, sample_answers(policy, few, max_new_tokens=args.new_tokens, seed=7))))
 
-    def measure(policy: Path) -> float:
-        few = prompts[-32:]
-        return float(np.nanmean(score(model, few, sample_answers(policy, few, max_new_tokens=args.new_tokens, seed=7))))
 
-    return {
-        f"{method}.train_reward": work.keep(f"train_{method}", lambda p=policy: measure(p))
-        for method, policy in tuned.items()
-    }
+def describe_history(path: Path, method: str) -> dict[str, float]:
+    """Return how many steps PPO updated the policy, and how far it came from the reference."""
+    if not path.exists():
+        return {}
+    history = json.loads(path.read_text(encoding="utf-8"))
+    return {f"{method}.updates": sum("updates" in row for row in history), f"{method}.kl": history[-1]["kl"]}
 
 
 def describe_answers(name: str, answers: list[list[str]]) -> dict[str, float]:
@@ -293,7 +309,7 @@ def main() -> None:
     parser.add_argument("--gold-backbone", help="Another model for the gold head to read.")
     parser.add_argument("--folder", type=Path, help="Keeps the run, so that it can go on.")
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--methods", nargs="+", choices=("ppo", "dpo"), default=["ppo"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--labels", type=int, default=1500, help="Of the set, by comparison id, which is a hash.")
     parser.add_argument("--max-length", type=int, default=512, help="Tokens that the heads read.")
     parser.add_argument("--prompts", type=int, default=100, help="Held-out prompts.")

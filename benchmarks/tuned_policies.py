@@ -19,12 +19,16 @@ def make_prompt(text: str) -> Prompt:
     return Prompt.create((Message("user", text),), split=Split.TRAIN)
 
 
-def tune_with_ppo(prompts: Sequence[Prompt], reward: Reward, **settings: Any) -> list[dict[str, float]]:
-    """Tune a policy with PPO, settings as of `PPOConfig`, and return its history."""
+def tune_with_ppo(
+    prompts: Sequence[Prompt], reward: Reward, gold: Reward | None = None, **settings: Any
+) -> list[dict[str, float]]:
+    """Tune a policy with PPO, settings as of `PPOConfig`, and return its history. `gold` stops it where it falls."""
     from rlhf_hitl.policy.ppo.config import PPOConfig
     from rlhf_hitl.policy.ppo.trainer import train_ppo
+    from rlhf_hitl.policy.tuning_watch import TuningWatch
 
-    return train_ppo(PPOConfig(**settings), list(prompts), reward).history
+    watch = None if gold is None else TuningWatch(gold, gold_model_id="watch")
+    return train_ppo(PPOConfig(**settings), list(prompts), reward, watch=watch).history
 
 
 def sample_answers(

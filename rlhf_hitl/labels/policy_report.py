@@ -18,7 +18,7 @@ from rlhf_hitl.types.promotions import Decision
 from rlhf_hitl.wording import say_count
 
 #: With a fitted share of ties above this, differences of ratings are mostly the model's way to explain ties.
-MOST_TIES = 0.9
+MOST_TIES = 0.75
 POPULATION_TITLES = {PEOPLE: "people", JUDGES: "models that judge", SIMULATED: "simulated raters"}
 
 

@@ -29,7 +29,7 @@ class FreshAnswers:
     """What a policy answered to the prompts that it was asked, and counts of what was drawn and filtered."""
 
     asked: Sequence[Prompt]
-    completions: Sequence[Completion]
+    completions: list[Completion]
     counts: SamplingCounts
 
 

@@ -372,7 +372,7 @@ def read_places(store) -> list:
         return sorted(tuple(row) for row in conn.execute(query))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # two dozen processes
 def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_was_not(prompts, tiny_model, tmp_path):
     """The second round, which does all there is, is killed as each step begins, in its middle, and between what it did
     and the row that says so; each time it is started again."""

@@ -26,9 +26,20 @@ from typing import Any
 import psutil
 
 from command_line import Outcome
+from rlhf_hitl.cli import MODULES
 
 CONTEXT: Any = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["preloaded"])
+CONTEXT.set_forkserver_preload(
+    [
+        *(f"rlhf_hitl.cli.{name}" for name in MODULES),  # in the order in which they register their commands
+        *("rlhf_hitl.api.app", "rlhf_hitl.ui.rate", "rlhf_hitl.reward.training.full_training", "rlhf_hitl.policy.dpo"),
+        *("rlhf_hitl.policy.online", "rlhf_hitl.policy.promotion", "rlhf_hitl.policy.generation_run"),
+        *("rlhf_hitl.loop", "rlhf_hitl.policy.ppo.trainer", "rlhf_hitl.reward.training.head_training"),
+        *("rlhf_hitl.reward.evaluation.evaluate", "rlhf_hitl.routing.router", "rlhf_hitl.routing.scoring"),
+        *("rlhf_hitl.kpis", "rlhf_hitl.simulate", "rlhf_hitl.formats.importing", "rlhf_hitl.formats.export"),
+        *("transformers.models.llama.modeling_llama", "sklearn.linear_model", "scipy.stats", "matplotlib.figure"),
+    ]
+)
 
 
 class ForkedProcess:
